@@ -1,0 +1,119 @@
+"""Which options go together: one table from which the checks, their messages and the docs are made.
+
+Each rule has a test on the flat config that is true where the combination is refused, and the reason in one
+sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ganjax.errors import UserError
+
+Flat = Mapping[str, Any]
+
+TARGET_LOSSES = ("minimax", "non_saturating", "least_squares")
+MIXTURES = ("ring", "grid")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A refused combination: the keys it is about, when it holds, and why it is refused."""
+
+    keys: tuple[str, ...]
+    refused: Callable[[Flat], bool]
+    reason: str
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        ("loss.label_smoothing", "loss.name"),
+        lambda c: c["loss.label_smoothing"] > 0 and c["loss.name"] not in TARGET_LOSSES,
+        "label smoothing moves the real target, which only " + ", ".join(TARGET_LOSSES) + " have",
+    ),
+    Rule(
+        ("dis.norm", "penalty.name"),
+        lambda c: c["dis.norm"] == "batch" and c["penalty.name"] != "none",
+        "a gradient penalty is per example, and batch normalisation in D ties the examples together",
+    ),
+    Rule(
+        ("dis.norm", "dis.packing"),
+        lambda c: c["dis.norm"] == "batch" and c["dis.packing"] > 1,
+        "packing judges groups of samples, and batch normalisation in D would mix the groups",
+    ),
+    Rule(
+        ("penalty.clip_weights", "dis.spectral_norm"),
+        lambda c: c["penalty.clip_weights"] > 0 and c["dis.spectral_norm"],
+        "spectral normalisation divides the scale of the weights out again, so clipping them does nothing",
+    ),
+    Rule(
+        ("train.batch_size", "train.accumulate"),
+        lambda c: c["train.batch_size"] % c["train.accumulate"] != 0,
+        "accumulation needs parts of equal size, so train.accumulate must divide train.batch_size",
+    ),
+    Rule(
+        ("train.batch_size", "dis.packing"),
+        lambda c: c["train.batch_size"] % c["dis.packing"] != 0,
+        "packing needs whole groups, so dis.packing must divide train.batch_size",
+    ),
+    Rule(
+        ("model.name", "data.name"),
+        lambda c: (c["model.name"] == "mlp") != (c["data.name"] in MIXTURES),
+        "mlp makes 2-D points and is for ring and grid; images need dcgan",
+    ),
+    Rule(
+        ("model.name", "model.msg"),
+        lambda c: c["model.name"] == "mlp" and c["model.msg"] != "none",
+        "multi-scale gradients need images of several resolutions, and mlp makes points",
+    ),
+    Rule(
+        ("model.name", "gen.norm"),
+        lambda c: c["model.name"] == "mlp" and c["gen.norm"] == "group",
+        "group normalisation is for feature maps; mlp takes none, batch or pixel",
+    ),
+    Rule(
+        ("data.name", "data.flip"),
+        lambda c: c["data.name"] in MIXTURES and c["data.flip"],
+        "points have no mirror image",
+    ),
+    Rule(
+        ("data.name", "augment.policy"),
+        lambda c: c["data.name"] in MIXTURES and c["augment.policy"] != "",
+        "image augmentation does not apply to points; instance noise does",
+    ),
+    Rule(
+        ("noise.schedule", "augment.policy"),
+        lambda c: c["noise.std"] > 0 and c["noise.schedule"] == "ada" and c["augment.policy"] != "ada",
+        "noise steered by ADA's p needs augment.policy=ada",
+    ),
+    Rule(
+        ("gen.optimizer.warmup_steps", "train.steps"),
+        lambda c: _ends_early(c, "gen"),
+        "the schedule would end before it starts: warm-up must be shorter than the run",
+    ),
+    Rule(
+        ("dis.optimizer.warmup_steps", "train.steps"),
+        lambda c: _ends_early(c, "dis"),
+        "the schedule would end before it starts: warm-up must be shorter than the run",
+    ),
+    Rule(
+        ("train.balance_low", "train.balance_high"),
+        lambda c: c["train.balance"] == "adaptive" and c["train.balance_low"] >= c["train.balance_high"],
+        "the band of D's accuracy must have its low end below its high end",
+    ),
+)
+
+
+def _ends_early(c: Flat, net: str) -> bool:
+    warmup = c[f"{net}.optimizer.warmup_steps"]
+    return warmup > 0 and warmup >= c["train.steps"]
+
+
+def check_combinations(flat: Flat) -> None:
+    """Raises UserError for the first rule of `RULES` that refuses the flat config."""
+    for rule in RULES:
+        if rule.refused(flat):
+            values = ", ".join(f"{key}={flat[key]!r}" for key in rule.keys)
+            raise UserError(f"{values} do not go together: {rule.reason}.")

@@ -1,0 +1,186 @@
+"""Every option of a run, stated once: key, default, help, unit and what is allowed.
+
+`config.py` turns this list into a config, its checks, its help page and its error messages. An option's
+type is the type of its default; ranges are inclusive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of the config.
+
+    Attributes:
+      key: dotted name, for example `gen.optimizer.learning_rate`.
+      default: its value when no recipe says otherwise; its type is the option's type.
+      help: one line.
+      choices: the allowed values, empty where a range or anything goes.
+      low, high: inclusive bounds of a number, None where there is none.
+      unit: of a number, for the help page.
+      runtime: may change when a run goes on (it does not alter what is computed at a step).
+    """
+
+    key: str
+    default: Value
+    help: str
+    choices: tuple[Value, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    runtime: bool = False
+
+    def allowed(self) -> str:
+        """What the option takes, in words."""
+        if self.choices:
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[type(self.default)]
+        if self.low is not None and self.high is not None:
+            kind += f" from {self.low:g} to {self.high:g}"
+        elif self.low is not None:
+            kind += f" of at least {self.low:g}"
+        return kind
+
+
+def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
+    """The options that G and D both have; `net` is `gen` or `dis`."""
+    name = {"gen": "G", "dis": "D"}[net]
+    optimizer = f"{net}.optimizer"
+    return (
+        Option(f"{net}.width", 64, f"channels of {name} at full resolution; coarser levels double", low=1),
+        Option(f"{net}.max_width", 512, f"most channels that a level of {name} gets", low=1),
+        Option(f"{net}.depth", 1, f"convolutions per block of {name}; hidden layers for mlp", low=1, high=16),
+        Option(f"{net}.spectral_norm", net == "dis", f"spectral normalisation of every layer of {name}"),
+        Option(f"{net}.spectral_iterations", 1, "power iterations per update", low=1, high=20),
+        Option(
+            f"{optimizer}.name",
+            "adam",
+            f"optimiser of {name}",
+            choices=("adam", "adamw", "rmsprop", "sgd", "lion"),
+        ),
+        Option(f"{optimizer}.learning_rate", learning_rate, f"peak learning rate of {name}", low=0),
+        Option(f"{optimizer}.beta1", 0.0, "decay of the first moment (momentum for sgd)", low=0, high=0.999999),
+        Option(f"{optimizer}.beta2", 0.99, "decay of the second moment (rmsprop's too)", low=0, high=0.9999999),
+        Option(f"{optimizer}.eps", 1e-8, "added to the root of the second moment", low=0),
+        Option(f"{optimizer}.weight_decay", 0.0, "decoupled weight decay of adamw and lion", low=0),
+        Option(
+            f"{optimizer}.clip_norm", 0.0, "largest global norm of a gradient; 0 leaves it alone", low=0
+        ),
+        Option(
+            f"{optimizer}.schedule",
+            "constant",
+            "learning rate after the warm-up, down to final_scale at train.steps",
+            choices=("constant", "linear", "cosine"),
+        ),
+        Option(f"{optimizer}.warmup_steps", 0, "steps of linear warm-up", low=0, unit="steps"),
+        Option(
+            f"{optimizer}.final_scale",
+            0.0,
+            "the schedule's end as a share of the learning rate",
+            low=0,
+            high=1,
+        ),
+    )
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
+    Option("data.name", "digits", "data set: digits, fashion_mnist, ring, grid, stacked_digits or TFDS's name"),
+    Option("data.path", "", "folder of prepared TFDS data; empty is TFDS's default"),
+    Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
+    Option("data.split", "train", "split to train on"),
+    Option("data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024),
+    Option("data.flip", False, "mirror images horizontally at random"),
+    Option("model.name", "dcgan", "network family", choices=("mlp", "dcgan")),
+    Option("model.latent_dim", 128, "size of the latent vector z", low=1),
+    Option(
+        "model.latent_distribution",
+        "normal",
+        "normal, sphere (normal vectors scaled to length √dim) or uniform in [-1, 1]",
+        choices=("normal", "sphere", "uniform"),
+    ),
+    Option(
+        "model.msg",
+        "none",
+        "multi-scale gradients: how D joins the RGB image of each scale (none: one scale)",
+        choices=("none", "simple", "lin_cat", "cat_lin"),
+    ),
+    *_network_options("gen", 2e-4),
+    Option("gen.norm", "batch", "normalisation in G", choices=("none", "batch", "group", "pixel")),
+    *_network_options("dis", 8e-4),
+    Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
+    Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
+    Option("dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512),
+    Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
+    Option(
+        "loss.name",
+        "hinge",
+        "adversarial loss",
+        choices=(
+            "minimax",
+            "non_saturating",
+            "hinge",
+            "least_squares",
+            "wasserstein",
+            "ra_non_saturating",
+            "ra_hinge",
+            "ra_least_squares",
+            "rp_non_saturating",
+        ),
+    ),
+    Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=0),
+    Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
+    Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
+    Option("loss.feature_matching", 0.0, "weight of feature matching in G's loss", low=0),
+    Option(
+        "penalty.name",
+        "none",
+        "gradient penalty on D",
+        choices=("none", "r1", "r2", "r1_r2", "wgan_gp", "wgan_gp_one_sided", "dragan"),
+    ),
+    Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
+    Option("penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64),
+    Option("penalty.drift", 0.0, "weight of D(real)², which keeps a Wasserstein D near 0", low=0),
+    Option("penalty.clip_weights", 0.0, "bound of D's weights after each update; 0 is off", low=0),
+    Option("penalty.lecam", 0.0, "weight of LeCam regularisation", low=0),
+    Option("penalty.lecam_start", 1000, "step from which LeCam regularisation acts", low=0, unit="steps"),
+    Option("penalty.consistency", 0.0, "weight of consistency of D under augmentation", low=0),
+    Option("penalty.consistency_fakes", False, "consistency on fakes too (balanced)"),
+    Option("noise.std", 0.0, "instance noise on D's inputs, in units of [-1, 1] images", low=0, high=10),
+    Option(
+        "noise.schedule",
+        "linear",
+        "of the noise over training (ada: std times ADA's p)",
+        choices=("constant", "linear", "cosine", "ada"),
+    ),
+    Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
+    Option("augment.policy", "", "DiffAugment: color, translation, cutout, joined by commas; ada for ADA"),
+    Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
+    Option("augment.speed_kimg", 500.0, "images that ADA takes from p = 0 to 1", low=0.001, unit="kimg"),
+    Option("train.steps", 6000, "generator updates of the whole run", low=1, runtime=True),
+    Option("train.batch_size", 64, "images per update, over all devices", low=1),
+    Option("train.dis_steps", 1, "updates of D per step", low=1, high=100),
+    Option("train.gen_steps", 1, "updates of G per step", low=1, high=100),
+    Option("train.balance", "fixed", "adaptive: D rests while its accuracy is high", choices=("fixed", "adaptive")),
+    Option("train.balance_high", 0.9, "accuracy of D above which it rests", low=0.5, high=1),
+    Option("train.balance_low", 0.55, "accuracy of D below which G rests", low=0, high=0.9),
+    Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
+    Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
+    Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),
+    Option("ema.half_life_kimg", 2.0, "half-life of G's averaged weights; 0 averages nothing", low=0, unit="kimg"),
+    Option("ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1),
+    Option("parallel.mode", "pmap", "how the step is mapped over devices", choices=("pmap", "shard_map")),
+    Option("parallel.devices", 0, "devices to use; 0 chooses", low=0, runtime=True),
+    Option("checkpoint.every_steps", 1000, "steps between checkpoints", low=1, unit="steps", runtime=True),
+    Option("checkpoint.keep", 2, "newest checkpoints to keep; 0 keeps all", low=0, runtime=True),
+    Option("log.every_steps", 100, "steps between log lines", low=1, unit="steps", runtime=True),
+    Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
+    Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
+    Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+)
+
+BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

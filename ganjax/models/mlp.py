@@ -1,0 +1,57 @@
+"""Multi-layer perceptrons for the 2-D mixtures."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.nn.layers import Dense, Dtype, MinibatchDiscrimination, Norm
+
+
+class MLPGenerator(nn.Module):
+    """`depth` hidden layers of `width` units from z to a point; a tuple of one [N, 2]."""
+
+    width: int = 128
+    depth: int = 3
+    norm: str = "none"
+    spectral: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
+    ) -> tuple[jax.Array, ...]:
+        """latents: [N, Z] float32."""
+        x = latents.astype(self.dtype)
+        for _ in range(self.depth):
+            x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
+            x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+        return (Dense(2, spectral=self.spectral, dtype=self.dtype)(x).astype(jnp.float32),)
+
+
+class MLPDiscriminator(nn.Module):
+    """`depth` hidden layers of `width` units from a tuple of one [N, 2·packing] to logits [N]."""
+
+    width: int = 128
+    depth: int = 3
+    norm: str = "none"
+    spectral: int = 0
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: a tuple of one, [N, 2·packing] float32. The last hidden layer is sown as `features`."""
+        x = images[-1].astype(self.dtype)
+        for _ in range(self.depth):
+            x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
+            x = nn.leaky_relu(Norm(self.norm, train, self.axis_name, self.dtype)(x), 0.2)
+        self.sow("intermediates", "features", x)
+        if self.minibatch_discrimination:
+            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
+        return Dense(1, spectral=self.spectral, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)

@@ -1,0 +1,93 @@
+"""What D and G minimise: a sum of named terms, each a function of one round of the game.
+
+A round is what one network update sees. The step evaluates D once on reals and fakes together, hands the round
+to every term, and adds them up; it knows none of them by name. The factory chooses the terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+Images = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One update's inputs and D's opinion of them, on one device.
+
+    Attributes:
+      reals, fakes: D's inputs, transformed alike; tuples of arrays [N, ...].
+      real_logits, fake_logits: [M] float32 (M = N / packing); no real logits where no term of G needs them.
+      real_features, fake_features: D's last features [M, ...], where a term needs them.
+      dis: images → logits with the present parameters, differentiable to second order.
+      augment: images → the same images, augmented once more, for consistency.
+      keys: [N] keys, one per image, for the terms' own randomness.
+      step: [] int32.
+      control, hyper: see `GanState`.
+      axis_name: of the devices.
+    """
+
+    reals: Images
+    fakes: Images
+    real_logits: jax.Array | None
+    fake_logits: jax.Array
+    real_features: jax.Array | None
+    fake_features: jax.Array | None
+    dis: Callable[[Images], jax.Array]
+    augment: Callable[[Images], Images]
+    keys: jax.Array
+    step: jax.Array
+    control: Mapping[str, jax.Array]
+    hyper: Mapping[str, jax.Array]
+    axis_name: str | None
+
+
+Term = Callable[[Round], jax.Array]
+"""A round → per-example values of any shape, averaged by the objective."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms.
+
+    Attributes:
+      terms: name → term; the name appears in the metrics as `NET/NAME`.
+      weights: name → key of `hyper` that holds the weight; terms without one have weight 1.
+      needs_reals: whether D must judge the reals too (always so for D itself).
+      needs_features: whether the terms read D's features.
+    """
+
+    terms: Mapping[str, Term]
+    weights: Mapping[str, str]
+    needs_reals: bool = True
+    needs_features: bool = False
+
+    def __call__(self, round_: Round) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The total [] float32 and each term's unweighted mean."""
+        values = {name: jnp.mean(term(round_)) for name, term in self.terms.items()}
+        total = jnp.zeros((), jnp.float32)
+        for name, value in values.items():
+            total += value * round_.hyper[self.weights[name]] if name in self.weights else value
+        return total, values
+
+
+def pack(images: Images, m: int) -> Images:
+    """Neighbours in the batch side by side in the last axis: `[N, ..., C] -> [N/m, ..., m·C]` (Lin et al. 2018)."""
+    if m == 1:
+        return images
+
+    def merge(x: jax.Array) -> jax.Array:
+        groups = x.reshape(x.shape[0] // m, m, *x.shape[1:])
+        moved = jnp.moveaxis(groups, 1, -2)
+        return moved.reshape(*moved.shape[:-2], m * x.shape[-1])
+
+    return tuple(merge(x) for x in images)
+
+
+def concatenate(batches: Sequence[Images]) -> Images:
+    """Batches of image tuples one after another, scale by scale."""
+    return tuple(jnp.concatenate(scale) for scale in zip(*batches, strict=True))

@@ -1,0 +1,319 @@
+"""The train step: a pure function `(state, batch) -> (state, metrics)` for one device.
+
+Randomness belongs to images: every key is `fold_in(fold_in(fold_in(seed, step), purpose), image)`, with the
+image's index in the global batch, so a run is the same on any number of devices, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ganjax.objective import Images, Objective, Round, concatenate, pack
+from ganjax.optim import Optimizer
+from ganjax.state import GanState, NetState
+
+Metrics = dict[str, jax.Array]
+Tree = Any
+
+
+@struct.dataclass
+class Batch:
+    """One step's share of one device.
+
+    Attributes:
+      reals: tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = updates of D in a step.
+      labels: [U, n] int32, or None.
+      index: [n] int32, the images' places in the global batch.
+    """
+
+    reals: Images
+    labels: jax.Array | None
+    index: jax.Array
+
+
+@dataclass(frozen=True)
+class Game:
+    """Everything static about a step, bound once by the factory.
+
+    Attributes:
+      gen, dis: the networks (`ganjax.models`).
+      gen_optimizer, dis_optimizer: their optimisers.
+      gen_objective, dis_objective: what they minimise.
+      latents: keys [n] → latent vectors [n, Z].
+      transform: (keys [n], images, state) → images: noise and augmentation of D's inputs.
+      steer: (state, metrics) → the new `control` after a step.
+      average: (state) → the new `ema`.
+      dis_steps, gen_steps: updates of each network in a step.
+      accumulate: parts in which an update's batch is computed.
+      packing: samples that D judges together.
+      joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
+      axis_name: of the devices; None for a single device without mapping.
+    """
+
+    gen: nn.Module
+    dis: nn.Module
+    gen_optimizer: Optimizer
+    dis_optimizer: Optimizer
+    gen_objective: Objective
+    dis_objective: Objective
+    latents: Callable[[jax.Array], jax.Array]
+    transform: Callable[[jax.Array, Images, GanState], Images]
+    steer: Callable[[GanState, Metrics], dict[str, jax.Array]]
+    average: Callable[[GanState], Tree]
+    dis_steps: int = 1
+    gen_steps: int = 1
+    accumulate: int = 1
+    packing: int = 1
+    joint: bool = True
+    axis_name: str | None = "devices"
+
+
+def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
+    """`dis_steps` updates of D, then `gen_steps` of G, the control values and the average of G.
+
+    Args:
+      game: what is static.
+      state: the same on every device.
+      batch: this device's images.
+
+    Returns:
+      The state after the step, equal on every device, and metrics averaged over devices.
+    """
+    metrics: Metrics = {}
+    for i in range(game.dis_steps):
+        reals = tuple(scale[i] for scale in batch.reals)
+        labels = None if batch.labels is None else batch.labels[i]
+        state, metrics_dis = update_net("dis", game, state, reals, labels, batch.index, 2 * i)
+        metrics |= metrics_dis
+    for i in range(game.gen_steps):
+        state, metrics_gen = update_net("gen", game, state, reals, labels, batch.index, 2 * i + 1)
+        metrics |= metrics_gen
+    state = state.replace(control=game.steer(state, metrics))
+    state = state.replace(step=state.step + 1)
+    return state.replace(ema=game.average(state)), metrics
+
+
+def update_net(
+    name: str,
+    game: Game,
+    state: GanState,
+    reals: Images,
+    labels: jax.Array | None,
+    index: jax.Array,
+    purpose: int,
+) -> tuple[GanState, Metrics]:
+    """One update of the network `name` (`gen` or `dis`), with gradients averaged over parts and devices."""
+    net: NetState = getattr(state, name)
+    optimizer: Optimizer = getattr(game, f"{name}_optimizer")
+    objective: Objective = getattr(game, f"{name}_objective")
+    play = {"gen": play_gen, "dis": play_dis}[name]
+    keys = image_keys(state, purpose, index)
+
+    def loss(params: Tree, stats: Tree, part: tuple[Any, ...]) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        round_, new_stats = play(game, objective, state, params, stats, *part)
+        total, terms = objective(round_)
+        return total, (new_stats, measure(name, total, terms, round_))
+
+    grads, stats, metrics = accumulated(loss, net, (keys, reals, labels), game.accumulate)
+    grads, metrics = mean_over_devices((grads, metrics), game.axis_name)
+    stats = mean_batch_stats(stats, game.axis_name)
+    params, opt_state, rate = optimizer.update(
+        grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
+    )
+    metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.global_norm(grads)}
+    state = state.replace(control=note_fault(state, name, metrics))
+    moved = NetState(params=params, stats=stats, opt_state=opt_state)
+    resting = state.control.get(f"rest/{name}")
+    if resting is not None:  # the adaptive balance: a resting network keeps everything as it was
+        moved = jax.tree.map(lambda new, old: jnp.where(resting > 0, old, new), moved, net)
+    return state.replace(**{name: moved}), metrics
+
+
+def play_dis(
+    game: Game,
+    objective: Objective,
+    state: GanState,
+    params: Tree,
+    stats: Tree,
+    keys: jax.Array,
+    reals: Images,
+    labels: jax.Array | None,
+) -> tuple[Round, Tree]:
+    """The round in which D is updated: fresh fakes, no gradient into G; D's statistics move."""
+    fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels)
+    fakes = jax.lax.stop_gradient(fakes)
+    return play_round(game, objective, state, params, stats, keys, reals, fakes, labels, move=True)
+
+
+def play_gen(
+    game: Game,
+    objective: Objective,
+    state: GanState,
+    params: Tree,
+    stats: Tree,
+    keys: jax.Array,
+    reals: Images,
+    labels: jax.Array | None,
+) -> tuple[Round, Tree]:
+    """The round in which G is updated: G's statistics move, D's stay as they are."""
+    fakes, gen_stats = generate(game, params, stats, keys, labels)
+    dis = state.dis
+    round_, _ = play_round(game, objective, state, dis.params, dis.stats, keys, reals, fakes, labels, move=False)
+    return round_, gen_stats
+
+
+def generate(
+    game: Game, params: Tree, stats: Tree, keys: jax.Array, labels: jax.Array | None
+) -> tuple[Images, Tree]:
+    """G's images for the keys [n], in training mode, and its statistics after that."""
+    latents = game.latents(purpose_keys(keys, 0))
+    images, moved = game.gen.apply(
+        {"params": params, **stats}, latents, labels, train=True, mutable=list(stats)
+    )
+    return images, moved
+
+
+def play_round(
+    game: Game,
+    objective: Objective,
+    state: GanState,
+    params: Tree,
+    stats: Tree,
+    keys: jax.Array,
+    reals: Images,
+    fakes: Images,
+    labels: jax.Array | None,
+    *,
+    move: bool,
+) -> tuple[Round, Tree]:
+    """D's judgement of reals and fakes after the same transforms; `move` lets its statistics move."""
+    reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
+    fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
+    batches = ([reals] if objective.needs_reals else []) + [fakes]
+    judged, stats = judge(game, params, stats, batches, move=move, features=objective.needs_features)
+    (fake_logits, fake_features), (real_logits, real_features) = judged[-1], (
+        judged[0] if objective.needs_reals else (None, None)
+    )
+
+    def dis(images: Images) -> jax.Array:
+        return judge(game, params, stats, [images], move=False)[0][0][0]
+
+    round_ = Round(
+        reals=reals,
+        fakes=fakes,
+        real_logits=real_logits,
+        fake_logits=fake_logits,
+        real_features=real_features,
+        fake_features=fake_features,
+        dis=dis,
+        augment=lambda images: images,
+        keys=purpose_keys(keys, 3)[:: game.packing],
+        step=state.step,
+        control=state.control,
+        hyper=state.hyper,
+        axis_name=game.axis_name,
+    )
+    return round_, stats
+
+
+def judge(
+    game: Game, params: Tree, stats: Tree, batches: list[Images], *, move: bool, features: bool = False
+) -> tuple[list[tuple[jax.Array, jax.Array | None]], Tree]:
+    """Logits and features of D for each batch, in one pass where D allows it, and D's statistics after it."""
+    passes = [concatenate(batches)] if game.joint else batches
+    sizes = [batch[-1].shape[0] for batch in batches]
+    results: list[tuple[jax.Array, jax.Array | None]] = []
+    for images in passes:
+        # Batch statistics must be mutable in training; only when D itself is updated are they kept.
+        mutable = list(stats) if move else [name for name in stats if name == "batch_stats"]
+        logits, new = game.dis.apply(
+            {"params": params, **stats},
+            images,
+            None,
+            train=True,
+            mutable=[*mutable, *(["intermediates"] if features else [])],
+        )
+        seen = new.pop("intermediates")["features"][0] if features else None
+        stats = {**stats, **new} if move else stats
+        results.append((logits, seen))
+    if game.joint and len(batches) > 1:
+        logits, seen = results[0]
+        split = sizes[0]
+        parts = [slice(None, split), slice(split, None)]
+        results = [(logits[part], None if seen is None else seen[part]) for part in parts]
+    return results, stats
+
+
+def accumulated(loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int) -> tuple[Any, Tree, Metrics]:
+    """Gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
+
+    Spectral vectors move at the first part only, as they would in one pass over the whole batch.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        grads, (stats, metrics) = gradient(net.params, net.stats, batch)
+        return grads, stats, metrics
+    stats, total = net.stats, None
+    for i in range(parts):
+        part = jax.tree.map(lambda x: x[i * (x.shape[0] // parts) : (i + 1) * (x.shape[0] // parts)], batch)
+        grads, (new_stats, metrics) = gradient(net.params, stats, part)
+        stats = new_stats if i == 0 else {**new_stats, **{k: v for k, v in stats.items() if k == "spectral"}}
+        total = (grads, metrics) if total is None else jax.tree.map(jnp.add, total, (grads, metrics))
+    grads, metrics = jax.tree.map(lambda x: x / parts, total)
+    return grads, stats, metrics
+
+
+def measure(name: str, total: jax.Array, terms: Metrics, round_: Round) -> Metrics:
+    """The numbers of one update that are logged."""
+    metrics = {f"loss/{name}": total, **{f"{name}/{term}": value for term, value in terms.items()}}
+    if name == "dis":
+        real, fake = round_.real_logits, round_.fake_logits
+        metrics |= {"logit/real": jnp.mean(real), "logit/fake": jnp.mean(fake)}
+        right = jnp.concatenate([real > 0, fake < 0]).astype(jnp.float32)
+        metrics |= {"dis/accuracy": jnp.mean(right), "dis/sign_real": jnp.mean(jnp.sign(real))}
+    return jax.lax.stop_gradient(metrics)
+
+
+def note_fault(state: GanState, name: str, metrics: Metrics) -> dict[str, jax.Array]:
+    """`control` with the first step at which this network's loss or gradient was not finite."""
+    fine = jnp.isfinite(metrics[f"loss/{name}"]) & jnp.isfinite(metrics[f"grad_norm/{name}"])
+    before = state.control[f"fault/{name}"]
+    fault = jnp.where(fine | (before >= 0), before, state.step)
+    return {**state.control, f"fault/{name}": fault}
+
+
+def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+    """The mean over devices, or the tree itself where there is only one."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def mean_batch_stats(stats: Tree, axis_name: str | None) -> Tree:
+    """Batch statistics averaged over devices; spectral vectors never: they depend on the weights alone."""
+    return {
+        name: mean_over_devices(value, axis_name) if name == "batch_stats" else value
+        for name, value in stats.items()
+    }
+
+
+def image_keys(state: GanState, purpose: int, index: jax.Array) -> jax.Array:
+    """One key per image, [n], for this step, purpose and place in the global batch."""
+    key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), state.step)
+    return fold_each(jax.random.fold_in(key, purpose), index)
+
+
+def fold_each(key: jax.Array, index: jax.Array) -> jax.Array:
+    """`key` folded with each of `index` [n]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def purpose_keys(keys: jax.Array, purpose: int) -> jax.Array:
+    """Each key [n] folded with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, purpose)

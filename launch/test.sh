@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Everything that must be green: bash launch/test.sh [--fast] [--tests-only] [arguments for pytest]
+#   --fast        leaves out the tests marked slow
+#   --tests-only  leaves out the linters and the type checker
+# Exits with 0 only if every check passed. The last lines are pytest's summary. Environment: as for local.sh.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+lint=true markers=()
+while true; do
+  case ${1:-} in
+    --fast) markers=(-m 'not slow') ;;
+    --tests-only) lint=false ;;
+    *) break ;;
+  esac
+  shift
+done
+
+data=dataset-fashion-mnist # the four Fashion-MNIST files, for tests that must not need a network
+if ! command -v dpkg >/dev/null; then
+  say "not a Debian system: tests that need its package $data are skipped"
+elif dpkg -s $data >/dev/null 2>&1; then :
+elif [ "$(id -u)" != 0 ]; then
+  say "tests that need the Debian package $data are skipped; as root: apt-get install $data"
+else
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $data; } >/dev/null ||
+    say "apt-get could not install $data; tests that need it are skipped"
+fi
+
+accelerator=${GANJAX_ACCELERATOR:-cpu} # the tests run on the CPU unless asked otherwise
+set_up "$accelerator" dev
+cd "$root"
+python=$venv/bin/python
+failed=()
+check() { # name, command…
+  local name=$1 start=$SECONDS
+  shift
+  if "$@"; then say "$name: passed ($((SECONDS - start)) s)"; else say "$name: FAILED" && failed+=("$name"); fi
+}
+
+if $lint; then
+  check 'ruff check' "$python" -m ruff check .
+  check 'ruff format' "$python" -m ruff format --check .
+  check mypy "$python" -m mypy
+  check shellcheck "$venv/bin/shellcheck" -x launch/*.sh .ci/run
+fi
+[ ${#failed[@]} = 0 ] || say "FAILED before pytest: ${failed[*]} (see above)"
+
+status=0
+"$python" -m pytest ${markers[@]+"${markers[@]}"} "$@" || status=$?
+[ "$status" = 0 ] && [ ${#failed[@]} = 0 ] || exit 1

@@ -1,0 +1,80 @@
+"""One writer for all that a training run logs."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ganjax.writers.files import Metrics, MetricsWriter, TensorBoardWriter
+from ganjax.writers.terminal import Progress
+
+
+class RunWriter:
+    """Logs to `metrics.jsonl`, TensorBoard and the terminal at once; a context manager.
+
+    Args:
+        workdir: the run's folder; made if missing.
+        total_steps: the step at which the run ends.
+        start_step: the step it goes on from, 0 for a new run. What the logs say of later steps is dropped,
+            since the run writes it anew.
+        enabled: False on all processes but the first. Every method then does nothing.
+        progress: the display to use instead of one on standard output; it is closed with the writer.
+
+    Raises:
+        UserError: here and in every method, where something cannot be written: what, where and what to do.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        total_steps: int,
+        start_step: int,
+        enabled: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        self._enabled = enabled
+        self._stack = contextlib.ExitStack()
+        if not enabled:
+            return
+        with contextlib.ExitStack() as stack:
+            folder = Path(workdir)
+            self._metrics = stack.enter_context(
+                MetricsWriter(folder / "metrics.jsonl", start_step=start_step)
+            )
+            self._tensorboard = stack.enter_context(TensorBoardWriter(folder, start_step))
+            # Last, so that a folder that cannot be written is told before the display starts.
+            self._progress = Progress(total_steps, start_step=start_step) if progress is None else progress
+            stack.enter_context(self._progress)
+            self._stack = stack.pop_all()
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Logs the numbers and texts of `step`: values on the host; 0-d arrays will do."""
+        if self._enabled:
+            self._metrics.write(step, metrics)
+            self._tensorboard.scalars(step, metrics)
+            self._progress.log(step, metrics)
+
+    def image(self, step: int, path: str | Path, *, name: str = "samples") -> None:
+        """Shows the PNG file at `path`, which `write_grid` or its like wrote, in TensorBoard as `name`."""
+        if self._enabled:
+            self._tensorboard.image(step, name, Path(path).read_bytes())
+
+    def message(self, text: str) -> None:
+        """Prints `text` on the terminal, above the live display."""
+        if self._enabled:
+            self._progress.message(text)
+
+    def close(self) -> None:
+        """Closes the files and the display. A second call does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

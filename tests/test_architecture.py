@@ -1,0 +1,127 @@
+"""The shape of the code as the design states it: who imports whom, and how long things get."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ganjax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CODE = [*MODULES, *sorted(ROOT.glob("configs/**/*.py")), *sorted(ROOT.glob("tests/**/*.py"))]
+
+# Each part of the package, and the parts it may import besides itself. Everything may import BASE.
+BASE = {"", "errors"}
+CONFIG = {"config", "options", "compat"}
+HEART = [
+    "nn",
+    "models",
+    ("losses", "penalties", "augment"),
+    "state",
+    "step",
+]  # imports point from right to left
+LEAVES = {"parallel", "data", "metrics", "monitor", "checkpoint", "writers", "report"}
+LOOPS = {"train", "evaluate", "sample", "ablate", "export", "cli", "__main__"}
+
+
+def allowed_imports() -> dict[str, set[str]]:
+    allowed: dict[str, set[str]] = {part: set(CONFIG) for part in CONFIG} | {
+        part: set() for part in BASE | FILES
+    }
+    below: set[str] = set()
+    for rank in HEART:
+        allowed |= {part: set(below) for part in rank}
+        below |= rank
+    allowed |= {leaf: set(FILES) for leaf in LEAVES}
+    allowed |= {part: below | CONFIG for part in ASSEMBLY}
+    allowed["factory"] = below | CONFIG | ASSEMBLY | {"data"}
+    everything = below | LEAVES | FILES | CONFIG | LOOPS | {"factory"}
+    return allowed | {loop: everything for loop in LOOPS}
+
+
+ALLOWED = allowed_imports()
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """`nn` for `ganjax.nn.spectral`, and an empty string for `ganjax` itself."""
+    return (module.split(".") + [""])[1]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute module) of every import in the file, those inside functions included."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            if base == "ganjax":  # `from ganjax import train` imports ganjax.train
+                yield from ((node.lineno, f"ganjax.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, base
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_point_downwards(path: Path) -> None:
+    part = part_of(module_name(path))
+    assert part in ALLOWED, f"give ganjax.{part} its place in the tables at the top of {Path(__file__).name}"
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in imports(path)
+        if module.partition(".")[0] == "ganjax" and part_of(module) not in ALLOWED[part] | BASE | {part}
+    ]
+    assert not wrong, f"{relative(path)} may not import {wrong}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_package_imports_only_what_it_declares(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]["tensorflow"]
+    declared = {
+        re.split(r"[^\w-]", name)[0].lower().replace("-", "_")
+        for name in [*project["dependencies"], *optional]
+    }
+    names = {"PIL": "pillow", "absl": "absl_py", "orbax": "orbax_checkpoint", "sklearn": "scikit_learn"}
+    found = {module.partition(".")[0] for _, module in imports(path)} - {"ganjax"} - sys.stdlib_module_names
+    undeclared = {name for name in found if names.get(name, name).lower() not in declared}
+    assert not undeclared, f"{relative(path)} imports {undeclared}, which pyproject.toml does not list"
+
+
+@pytest.mark.parametrize("path", CODE, ids=relative)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400, f"{relative(path)} is longer than 400 lines"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60, f"{relative(path)}:{node.lineno} {node.name} has {lines} lines, more than 60"
+
+
+@pytest.mark.parametrize("module", ["ganjax", "ganjax.config", "ganjax.cli"])
+def test_light_modules_do_not_import_jax(module: str) -> None:
+    """So that a wrong option is reported at once, and `cli` can still set what jax reads when it starts."""
+    if not (ROOT / module.replace(".", "/")).with_suffix(".py").exists() and module != "ganjax":
+        pytest.skip(f"{module} is not written yet")
+    heavy = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "tensorflow"}
+    code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

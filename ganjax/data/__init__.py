@@ -1,0 +1,69 @@
+"""Data: sources in memory, the stateless order in which their images are shown, image helpers for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ganjax.data.dataset import Dataset, Request, fit_images
+from ganjax.data.digits import digits, stacked_digits
+from ganjax.data.fashion_mnist import fashion_mnist
+from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
+from ganjax.data.mixtures import grid, ring
+from ganjax.data.order import shuffled_indices
+from ganjax.data.tfds_source import load_tfds
+from ganjax.errors import UserError
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Request",
+    "fit_images",
+    "load",
+    "pyramid",
+    "random_flip",
+    "shuffled_indices",
+    "to_float",
+    "to_uint8",
+]
+
+DATASETS: dict[str, Callable[[Request], Dataset]] = {
+    "digits": digits,
+    "fashion_mnist": fashion_mnist,
+    "grid": grid,
+    "ring": ring,
+    "stacked_digits": stacked_digits,
+}
+
+_MAX_RESOLUTION = 4096
+
+
+def load(
+    name: str,
+    *,
+    path: str = "",
+    manual_dir: str = "",
+    split: str = "train",
+    resolution: int = 0,
+    seed: int = 0,
+) -> Dataset:
+    """Load a dataset into memory.
+
+    Args:
+        name: one of `DATASETS`, or `NAME[/CONFIG][:VERSION]` of tensorflow-datasets.
+        path: the TFDS data_dir; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. Other sources ignore it.
+        manual_dir: a folder with files that were downloaded by hand, for TFDS datasets.
+        split: as the source names them; all have `train`.
+        resolution: height and width in pixels, 0 for the data's own; `fit_images` has the rule.
+        seed: of the draw of mixtures and stacked digits.
+
+    Raises:
+        UserError: an argument is none of what the source allows, or the data cannot be had.
+    """
+    if not 0 <= resolution <= _MAX_RESOLUTION:
+        raise UserError(
+            f"data.resolution: got {resolution}; expected 0 (the data's own) to {_MAX_RESOLUTION}."
+        )
+    request = Request(name, path=path, manual_dir=manual_dir, split=split, resolution=resolution, seed=seed)
+    if name in DATASETS:
+        return DATASETS[name](request)
+    return load_tfds(request, DATASETS)

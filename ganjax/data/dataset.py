@@ -1,0 +1,120 @@
+"""What every source hands over: a `Dataset` in memory, images as uint8 NHWC in [0, 255]."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ganjax.errors import UserError, nearest
+
+# A target at most this much larger than the image is reached by a black border, a larger one by resizing.
+PAD_LIMIT = 1.25
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A whole dataset in memory.
+
+    Attributes:
+        name: the `data.name` that it was loaded by.
+        images: [N, H, W, C] uint8 in [0, 255], or [N, 2] float32 points in the data's own coordinates.
+        labels: [N] int32 in [0, num_classes), or None.
+        num_classes: 0 where there are no labels.
+        label_names: one name a class, or empty.
+        scale: networks see points / scale; 1 for images.
+        modes: [K, 2] float32 centres of a mixture, else None.
+        std: standard deviation of each mode of a mixture, else None.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+    num_classes: int
+    label_names: tuple[str, ...] = ()
+    scale: float = 1.0
+    modes: np.ndarray | None = None
+    std: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the bytes of the images and then of the labels."""
+        return content_hash(self.images, self.labels)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for; the fields are the arguments of `ganjax.data.load`."""
+
+    name: str
+    path: str = ""
+    manual_dir: str = ""
+    split: str = "train"
+    resolution: int = 0
+    seed: int = 0
+
+
+def content_hash(images: np.ndarray, labels: np.ndarray | None) -> str:
+    """sha256, in hex, of the bytes of both arrays; the image of one array is the same on every machine."""
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
+
+
+def check_split(request: Request, choices: Sequence[str]) -> None:
+    """Raise a `UserError` unless `request.split` is one of `choices`."""
+    if request.split not in choices:
+        raise UserError(
+            f"data.split: got {request.split!r}; {request.name} has {', '.join(map(repr, choices))}."
+            + nearest(request.split, choices)
+        )
+
+
+def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Bring images to `resolution` × `resolution`; the images themselves where they have that size or it is 0.
+
+    The rule: what is not square is cut to its central square. An image smaller than the target, by a factor of at
+    most 1.25, gets a black border (28 → 32: two pixels on each side; an odd pixel goes to the bottom and right).
+    Otherwise it is resized: downwards by averaging areas (Pillow's BOX), upwards by its BICUBIC filter.
+
+    Args:
+        images: [N, H, W, C] uint8.
+        resolution: target height and width in pixels, or 0.
+
+    Returns:
+        [N, resolution, resolution, C] uint8.
+    """
+    if resolution == 0 or images.shape[1:3] == (resolution, resolution):
+        return images
+    height, width = images.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[:, top : top + side, left : left + side]
+    if side == resolution:
+        return np.ascontiguousarray(images)
+    if side < resolution <= PAD_LIMIT * side:
+        before = (resolution - side) // 2
+        border = (before, resolution - side - before)
+        return np.pad(images, ((0, 0), border, border, (0, 0)))
+    return _resize(images, resolution)
+
+
+def _resize(images: np.ndarray, resolution: int) -> np.ndarray:
+    from PIL import Image
+
+    count, side, _, channels = images.shape
+    kind = Image.Resampling.BICUBIC if resolution > side else Image.Resampling.BOX
+    out = np.empty((count, resolution, resolution, channels), np.uint8)
+    for index, image in enumerate(images):
+        # Channel by channel: Pillow has no images of 2 or 5 channels, and weights the others by alpha.
+        for channel in range(channels):
+            plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel]))
+            out[index, :, :, channel] = np.asarray(plane.resize((resolution, resolution), kind))
+    return out

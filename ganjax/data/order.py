@@ -1,0 +1,65 @@
+"""The order in which images are shown: a permutation computed from (seed, epoch), never stored.
+
+Position → index is a pure function of integers, the same bits on a device (`jnp`, inside jit) and on the host
+(`np`), so a run restarts at its exact image from the step number alone and every process agrees with every other.
+
+Source: Hoang, Morris, Rogaway 2012, "An enciphering scheme based on a card shuffle" (swap-or-not).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# An index is left in place by all rounds with probability 2^-ROUNDS. Measured: 12 rounds pass chi-square tests on
+# domains of 3 to 97, but leave 17 of 60,000 images where they were (chance alone: 1); from 20 on nothing differs
+# from chance. 36 keeps that true for every size below 2³¹. Another number is another order: it stays.
+ROUNDS = 36
+_GOLDEN = 0x9E3779B9
+
+
+def shuffled_indices(positions: Any, size: int, seed: Any, *, xp: ModuleType = jnp) -> Any:
+    """Which image stands at each position of an endless sequence of shuffled epochs.
+
+    Epoch e is positions [e·size, (e+1)·size) and holds each index once, in an order of its own; a batch may cross
+    its end. Positions are uint32: after 2³² images the count, and so the sequence, starts again.
+
+    Args:
+        positions: [...] uint32, running numbers of the real images since the start of training.
+        size: number of images of the dataset, in [1, 2³¹); static.
+        seed: int, or a scalar uint32 (it may be traced).
+        xp: the array module, `jax.numpy` or `numpy`.
+
+    Returns:
+        [...] int32 in [0, size), shaped as `positions`.
+    """
+    if not 1 <= size < 2**31:
+        raise ValueError(f"size must be in [1, 2**31), got {size}")
+    if isinstance(seed, int):
+        seed = seed & 0xFFFFFFFF
+    positions = xp.asarray(positions, dtype=xp.uint32)
+    flat = positions.reshape(-1)
+    count = np.uint32(size)
+    # One-element arrays rather than scalars: NumPy warns where a scalar overflows, and here everything does.
+    key = _mix(xp.asarray(seed, dtype=xp.uint32).reshape(-1) + np.uint32(_GOLDEN))
+    key = _mix(key ^ _mix(flat // count + np.uint32(1)))
+    index = flat % count
+    for number in range(ROUNDS):
+        # Each round pairs x with shift − x (mod size) and swaps the pair or not, by a bit that both would draw.
+        salt = np.uint32((2 * number + 1) * _GOLDEN & 0xFFFFFFFF)
+        round_key = _mix(key + salt)
+        partner = round_key % count + (count - index)
+        partner = xp.where(partner >= count, partner - count, partner)
+        drawn = _mix(_mix(round_key ^ np.uint32(_GOLDEN)) + xp.maximum(index, partner))
+        index = xp.where(drawn >> np.uint32(31) == np.uint32(1), partner, index)
+    return index.astype(xp.int32).reshape(positions.shape)
+
+
+def _mix(x: Any) -> Any:
+    """A bijective hash of uint32 (xor-shift-multiply; constants of C. Wellons' "lowbias32", public domain)."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))

@@ -210,3 +210,19 @@ def help_page() -> str:
         lines.append(f"  {option.key} = {option.default!r}{unit}")
         lines.append(f"      {option.help} ({option.allowed()})")
     return "\n".join(lines)
+
+
+def from_workdir(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.
+
+    Raises:
+      UserError: no run there, or a config that this version does not know.
+    """
+    file = workdir / "config.json"
+    try:
+        stored = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir} holds no run: {file} cannot be read ({error}).") from None
+    config = unflatten(flatten(stored))
+    check(config)
+    return config

@@ -232,7 +232,7 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def scaled(loss: Loss, logit_scale: float) -> Loss:
+def scaled(loss: Loss, logit_scale: float | Array) -> Loss:
     """The loss at α times the logits, divided by α: L(α·r, α·f)/α (Qin, Mitra & Wonka 2020).
 
     Division keeps the slope at 0, so α alone decides how much of the loss's curve a Lipschitz D can reach: below 1
@@ -240,12 +240,12 @@ def scaled(loss: Loss, logit_scale: float) -> Loss:
 
     Args:
         loss: any of `LOSSES`.
-        logit_scale: α > 0.
+        logit_scale: α > 0, a number or a traced float32 scalar.
 
     Raises:
-        ValueError: α is not positive.
+        ValueError: α is a number and not positive.
     """
-    if not logit_scale > 0:
+    if isinstance(logit_scale, (int, float)) and logit_scale <= 0:
         raise ValueError(f"expected logit_scale > 0, got {logit_scale}")
 
     def dis(

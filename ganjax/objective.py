@@ -24,7 +24,6 @@ class Round:
       real_logits, fake_logits: [M] float32 (M = N / packing); no real logits where no term of G needs them.
       real_features, fake_features: D's last features [M, ...], where a term needs them.
       dis: images → logits with the present parameters, differentiable to second order.
-      augment: images → the same images, augmented once more, for consistency.
       keys: [N] keys, one per image, for the terms' own randomness.
       step: [] int32.
       control, hyper: see `GanState`.
@@ -38,7 +37,6 @@ class Round:
     real_features: jax.Array | None
     fake_features: jax.Array | None
     dis: Callable[[Images], jax.Array]
-    augment: Callable[[Images], Images]
     keys: jax.Array
     step: jax.Array
     control: Mapping[str, jax.Array]

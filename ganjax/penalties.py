@@ -176,11 +176,12 @@ def consistency(logits: Array, augmented_logits: Array) -> Array:
 def lazy_correction(interval: int) -> float:
     """c = k/(k+1) for a penalty taken every k steps, weighted by k (StyleGAN2, Karras et al. 2020a, app. B).
 
-    The optimiser then takes k+1 gradients where it took k: use lr·c and β₁ᶜ, β₂ᶜ. With k = 1 nothing is lazy: 1.
+    Where the penalty is an update of its own, the optimiser makes k+1 updates where it made k: lr·c, β₁ᶜ and β₂ᶜ keep
+    its pace. Where it is added to the loss of every k-th update, the optimiser makes k as before and needs none.
     """
     if interval < 1:
         raise ValueError(f"expected an interval of 1 or more steps, got {interval}")
-    return 1.0 if interval == 1 else interval / (interval + 1)
+    return interval / (interval + 1)
 
 
 class PenaltyFn(Protocol):

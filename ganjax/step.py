@@ -214,7 +214,6 @@ def play_round(
         real_features=real_features,
         fake_features=fake_features,
         dis=dis,
-        augment=lambda images: images,
         keys=purpose_keys(keys, 3)[:: game.packing],
         step=state.step,
         control=state.control,

@@ -221,7 +221,7 @@ def _records(split: Any) -> Iterator[bytes]:
             yield from source.__getitems__(range(start, min(start + _CHUNK, len(source))))
         return
     for part in split.file_instructions:
-        yield from _tfrecords(part.filename, part.skip, part.skip + part.examples)
+        yield from _tfrecords(part.filename, part.skip, part.skip + part.take)
 
 
 def _tfrecords(filename: str, start: int, stop: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Pictures of samples: grids, pyramids of scales, scatter plots. Images are uint8 [N, H, W, C] in [0, 255]."""
+"""Pictures of samples: grids, pyramids of scales, scatters. Images are uint8 [N, H, W, C] in [0, 255]."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ganjax.writers.files import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _SMALLEST_SIDE = 64  # pixels: below this a person does not see what an image shows
 _BACKGROUND = 255
-_POINT, _MODE, _MODE_FILL = "#1f5a96", "#c8553d", "#f4a26133"
+_POINT, _MODE = "#2f6fb0", "#c8453a"
 
 
 def _checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -106,6 +110,37 @@ def write_pyramid_grid(
     write_grid(path, np.concatenate(rows), columns=min(columns, count), scale=scale, padding=padding)
 
 
+def _draw_mixture(axes: Axes, points: NDArray[np.float32], modes: NDArray[np.float32], std: float) -> int:
+    """Draws points and circles, sets the limits from the modes alone; returns how many points lie beyond them."""
+    from matplotlib.collections import EllipseCollection
+
+    centre = (modes.min(axis=0) + modes.max(axis=0)) / 2
+    # The circle, as much again and a fifth of the spread: room to see points that stray.
+    reach = float(np.abs(modes - centre).max()) * 1.2 + 6 * std
+    inside = np.all(np.abs(points - centre) <= reach, axis=1)
+    x, y = points[inside].T
+    opacity = min(0.8, max(0.3, 800 / max(len(points), 1)))  # strays stay visible among thousands
+    axes.scatter(x, y, s=6, color=_POINT, alpha=opacity, linewidths=0, zorder=2)
+    diameters = np.full(len(modes), 6 * std)
+    circles = EllipseCollection(
+        diameters,
+        diameters,
+        np.zeros(len(modes)),
+        units="xy",
+        offsets=modes,
+        offset_transform=axes.transData,
+        facecolors="none",
+        edgecolors=_MODE,
+        linewidths=1.1,
+        zorder=3,
+    )
+    axes.add_collection(circles)
+    axes.set_xlim(centre[0] - reach, centre[0] + reach)
+    axes.set_ylim(centre[1] - reach, centre[1] + reach)
+    axes.set_aspect("equal")
+    return len(points) - int(inside.sum())
+
+
 def write_scatter(
     path: str | Path,
     points: NDArray[np.float32],
@@ -130,9 +165,8 @@ def write_scatter(
         ValueError: points or modes of another shape, or `std` not positive.
         UserError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import EllipseCollection
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     points, modes = np.asarray(points), np.asarray(modes)
@@ -140,41 +174,16 @@ def write_scatter(
         raise ValueError(
             f"expected points [N, 2], modes [K, 2], std > 0; got {points.shape}, {modes.shape}, {std}"
         )
-    centre = (modes.min(axis=0) + modes.max(axis=0)) / 2
-    # A margin of the circle plus a fifth of the spread leaves room to see points that stray.
-    reach = float(np.abs(modes - centre).max()) * 1.2 + 6 * std
-    inside = np.all(np.abs(points - centre) <= reach, axis=1)
-
-    figure = Figure(figsize=(6, 6.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    # A Figure without pyplot draws with Agg: no display, nothing global.
+    figure = Figure(figsize=(6, 6.5), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     axes = figure.add_subplot()
-    diameters = np.full(len(modes), 6 * std)
-    circles = EllipseCollection(
-        diameters,
-        diameters,
-        np.zeros(len(modes)),
-        units="xy",
-        offsets=modes,
-        offset_transform=axes.transData,
-        facecolors=_MODE_FILL,
-        edgecolors=_MODE,
-        linewidths=1.0,
-    )
-    axes.add_collection(circles)
-    opacity = min(0.8, max(0.1, 400 / max(len(points), 1)))
-    axes.scatter(
-        points[inside, 0], points[inside, 1], s=7, color=_POINT, alpha=opacity, linewidths=0, zorder=2
-    )
-    axes.set_xlim(centre[0] - reach, centre[0] + reach)
-    axes.set_ylim(centre[1] - reach, centre[1] + reach)
-    axes.set_aspect("equal")
+    outside = _draw_mixture(axes, points, modes, std)
     axes.set_axisbelow(True)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=11)
     dot = Line2D([], [], marker="o", linestyle="", markersize=5, color=_POINT)
-    ring = Line2D([], [], marker="o", linestyle="", markersize=10, color=_MODE, markerfacecolor=_MODE_FILL)
-    outside = len(points) - int(inside.sum())
+    ring = Line2D([], [], marker="o", linestyle="", markersize=9, color=_MODE, markerfacecolor="none")
     generated = f"{len(points):,} generated" + (f", {outside:,} of them outside" if outside else "")
     labels = [generated, "modes, 3 std"]
     figure.legend([dot, ring], labels, loc="outside lower center", ncols=2, frameon=False)

@@ -146,7 +146,7 @@ class Progress:
         terminal = self._console.is_interactive and self._console.file.isatty()
         self._live: Live | None = None
         if terminal if live is None else live:
-            # What the user sends to a file, 2>errors.log for instance, shall not come to the terminal instead.
+            # What goes to a file, by 2>errors.log for instance, shall not come to the terminal instead.
             self._live = Live(
                 self,
                 console=self._console,
@@ -221,7 +221,7 @@ class Progress:
         while len(texts) > 1 and sum(len(text) + 2 for text in texts) > options.max_width:
             texts.pop()
         room = options.max_width - sum(len(text) + 2 for text in texts)
-        bar = ProgressBar(max(self._total_steps, 1), status.step, width=min(room, 60))
+        bar = ProgressBar(max(self._total_steps, 1), status.step, width=min(room, 60), complete_style="green")
         cells = [texts[0], bar, *texts[1:]] if room >= 8 else texts
         line = Table.grid(padding=(0, 2, 0, 0))
         for _ in cells:

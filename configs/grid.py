@@ -1,0 +1,25 @@
+from ganjax.config import default_config
+
+
+def get_config(arg: str = ""):
+    config = default_config()
+    config.data.name = "grid"
+    config.model.name = "mlp"
+    config.model.latent_dim = 16
+    for net in (config.gen, config.dis):
+        net.width = 128
+        net.depth = 3
+        net.spectral_norm = False
+        net.optimizer.learning_rate = 1e-3
+        net.optimizer.schedule = "cosine"
+    config.gen.norm = "none"
+    config.loss.name = "rp_non_saturating"
+    config.penalty.name = "r1_r2"
+    config.penalty.weight = 0.02
+    config.train.batch_size = 256
+    config.train.steps = 20000
+    config.ema.half_life_kimg = 100.0
+    config.checkpoint.every_steps = 5000
+    config.log.every_steps = 1000
+    config.log.sample_every_steps = 5000
+    return config

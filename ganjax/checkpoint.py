@@ -1,0 +1,409 @@
+"""Saving and exact resuming: Orbax stores the arrays, a manifest of ours in each step's folder witnesses them.
+
+    checkpoints/300/                        a checkpoint; it appears by one rename, complete
+    checkpoints/300/ganjax_manifest.json    what was meant to be saved, and the checksums of every file beside it
+    checkpoints/300.partial…                being written; `300.old`, `300.removed`: being replaced, being deleted
+
+Orbax alone loads a flipped bit as a wrong value and lists an empty folder as the latest step. A checkpoint counts here
+only if its manifest, its files and the arrays read back all agree with the checksums.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from ganjax import manifest
+from ganjax.errors import UserError
+from ganjax.manifest import Arrays, Damaged
+from ganjax.workdir import fsync_folder
+
+_MAX_DIFFERENCES = 5
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged or half-written checkpoint was passed over."""
+
+
+class Checkpointer:
+    """Saves states in the background and restores the newest intact one. Use it in a `with` block.
+
+    Not thread-safe. Opening and restoring change nothing on disk, so a second process may read while a run writes.
+
+    Args:
+        directory: the folder of the steps, made at the first save.
+        keep: how many of the newest intact steps to keep; 0 keeps all. Damaged steps are left and not counted.
+    """
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        if keep < 0:
+            raise ValueError(f"keep must be 0 or more, came {keep}")
+        _quieten_orbax()
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._swept = False
+        # step → size and time of its files when they were last found intact, to hash each checkpoint only once
+        self._verified: dict[int, object] = {}
+
+    def save(
+        self, step: int, state: Any, *, metadata: Mapping[str, Any] | None = None, block: bool = False
+    ) -> bool:
+        """Copies the state to the host and writes it in the background; donating `state` afterwards is safe.
+
+        Waits for the save before this one, so at most one copy of the state is held and no step is skipped. A step that
+        is already there is replaced, damaged or not, unless it holds the very same values and metadata.
+
+        Args:
+            step: 0 or more.
+            state: a pytree of replicated arrays (no PRNG keys), NumPy arrays and Python numbers.
+            metadata: JSON to get back from `restore`.
+            block: return only when the checkpoint is on disk.
+
+        Returns:
+            False if this step is already on disk with the same values, True otherwise.
+
+        Raises:
+            UserError: this save (with `block`) or the one before failed; what it had written is removed.
+        """
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, came {step}")
+        self.wait()
+        if jax.process_index() != 0:  # several processes: the state is replicated, so process 0 holds all of it
+            return True
+        arrays = _host_copy(state)
+        kept_metadata = json.loads(json.dumps(metadata or {}))
+        if self._path(step).exists() and self._holds(step, arrays, kept_metadata):
+            return False
+        self._pending = self._thread.submit(self._write, step, arrays, kept_metadata)
+        if block:
+            self.wait()
+        return True
+
+    def steps(self) -> list[int]:
+        """The committed steps, ascending; what they hold is not verified here."""
+        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).is_file()]
+
+    def latest_step(self) -> int | None:
+        """The last of `steps()`."""
+        return max(self.steps(), default=None)
+
+    def restore(self, template: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
+        """Reads the newest intact checkpoint, or exactly `step`.
+
+        Args:
+            template: a pytree of arrays or `jax.ShapeDtypeStruct`, of the structure to fill.
+            step: the step to read; None passes over damaged ones, with a `CheckpointWarning` for each.
+
+        Returns:
+            (step, state, metadata), the state in NumPy arrays that the caller places on its devices (a Python number in
+            the template comes back as one); None if there are no checkpoints.
+
+        Raises:
+            UserError: `step` is missing or damaged, none is intact, or the template is of another architecture.
+        """
+        self.wait()
+        # Several processes: let process 0 choose the step and broadcast it, then give it here as `step`.
+        if step is not None:
+            return self._restore_exactly(template, step)
+        candidates = self._numbered()[::-1]
+        skipped: list[tuple[int, str]] = []
+        for candidate in candidates:
+            try:
+                state, metadata = self._read(candidate, template)
+            except Damaged as why:
+                if self._path(candidate).exists():  # otherwise a live run has just deleted it
+                    skipped.append((candidate, str(why)))
+                continue
+            for damaged, why_damaged in skipped:
+                message = f"checkpoint {self._path(damaged)} is passed over: {why_damaged}. Using step {candidate} instead."
+                warnings.warn(message, CheckpointWarning, stacklevel=2)
+            return candidate, state, metadata
+        if skipped:
+            raise UserError(_none_intact(self._directory, skipped))
+        return self.restore(template) if candidates else None
+
+    def wait(self) -> None:
+        """Waits for the save in progress. Raises its UserError, once, if it failed."""
+        if self._pending is not None:
+            concurrent.futures.wait([self._pending])
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """`wait()`, then ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except UserError as failed_save:
+            if error is None:
+                raise
+            error.add_note(str(failed_save))  # the first error is the one to show
+
+    def _path(self, step: int) -> Path:
+        """The folder of a step. `STEP.old` stands in for the moment, or the crash, between two renames."""
+        path, old = self._directory / str(step), self._directory / f"{step}.old"
+        return old if old.exists() and not path.exists() else path
+
+    def _numbered(self) -> list[int]:
+        """Steps that have a folder, intact or not, ascending."""
+        try:
+            names = os.listdir(self._directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted({int(name.removesuffix(".old")) for name in names if re.fullmatch(r"\d+(\.old)?", name)})
+
+    def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, metadata) of a step; Damaged if it is not intact, UserError if the template does not fit."""
+        path = self._path(step)
+        record = manifest.read(path, step)
+        _check_architecture(path, record["leaves"], template)
+        manifest.check_files(path, record["files"])
+        arrays = _read_arrays(path, record["leaves"])
+        manifest.check_values(record["leaves"], arrays)
+        return _fill(template, arrays), record["metadata"]
+
+    def _restore_exactly(self, template: Any, step: int) -> tuple[int, Any, dict[str, Any]]:
+        if step not in self._numbered():
+            choices = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"no checkpoint of step {step} in {self._directory}; there are: {choices}.")
+        try:
+            return step, *self._read(step, template)
+        except Damaged as why:
+            raise UserError(
+                f"checkpoint {self._path(step)}: expected an intact one, came a damaged one: {why}. "
+                "Give another step, or none for the newest intact one."
+            ) from why
+
+    def _holds(self, step: int, arrays: Arrays, metadata: dict[str, Any]) -> bool:
+        """Whether the step on disk is intact with these values."""
+        try:
+            record = manifest.read(self._path(step), step)
+        except Damaged:
+            return False
+        same = record["metadata"] == metadata and record["leaves"] == manifest.describe(arrays)
+        return same and self._is_intact(step)
+
+    def _is_intact(self, step: int) -> bool:
+        """Manifest and files agree. Files unchanged since they were last hashed are not read again."""
+        path = self._path(step)
+        try:
+            record = manifest.read(path, step)
+            seen = [_stamp(path / name) for name in record["files"]]
+            if self._verified.get(step) != seen:
+                manifest.check_files(path, record["files"])
+                self._verified[step] = seen
+        except (Damaged, OSError):
+            return False
+        return True
+
+    def _write(self, step: int, arrays: Arrays, metadata: dict[str, Any]) -> None:
+        """In the background: stage, hash, commit by a rename, prune."""
+        stage = self._directory / f"{step}.partial"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if not self._swept:
+                _sweep(self._directory)
+                self._swept = True
+            _write_stage(stage, step, arrays, metadata)
+            self._commit(stage, step)
+            self._prune(step)
+        except Exception as error:
+            for left in self._directory.glob(f"{stage.name}*"):
+                _remove(left)
+            size = sum(array.nbytes for array in arrays.values())
+            raise UserError(_failed_save(self._directory, step, size, self.latest_step(), error)) from error
+
+    def _commit(self, stage: Path, step: int) -> None:
+        path, old = self._directory / str(step), self._directory / f"{step}.old"
+        if path.exists():
+            _remove(old)
+            os.rename(path, old)
+        os.rename(stage, path)
+        fsync_folder(self._directory)
+        _remove(old)
+
+    def _prune(self, just_saved: int) -> None:
+        intact = [step for step in self._numbered() if self._is_intact(step)]
+        for step in intact[: -self._keep] if self._keep else []:
+            if step != just_saved:  # a run that went back to an earlier step keeps what it writes
+                removed = self._directory / f"{step}.removed"
+                os.rename(self._path(step), removed)
+                _remove(removed)
+
+
+def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _host_copy(state: Any) -> Arrays:
+    """Host arrays that share no memory with `state`, by path. Blocks until the state is computed and copied."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    shards = [_whole_shard(leaf) for _, leaf in leaves]
+    copies = jax.device_get(shards)  # starts every transfer, then waits
+    arrays: Arrays = {}
+    for (path, _), shard, copy in zip(leaves, shards, copies, strict=True):
+        # From another device the transfer was the copy; on the CPU it is a view of the buffer to be donated.
+        shares = not isinstance(shard, jax.Array) or shard.device.platform == "cpu"
+        arrays[_key_path(path)] = np.array(copy) if shares else np.asarray(copy)
+    if len(arrays) != len(leaves):
+        raise ValueError("two leaves of the state have the same path")
+    return arrays
+
+
+def _whole_shard(leaf: Any) -> Any:
+    """One device's copy of a replicated array, whatever the number of devices and processes."""
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise TypeError("the state holds a PRNG key; keys are folded from the seed and the step, never stored")
+    if not leaf.is_fully_replicated:
+        raise ValueError(f"checkpoints take replicated arrays, came {leaf.sharding}")
+    return leaf.addressable_data(0)
+
+
+def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
+    """Everything a checkpoint holds, flushed to disk, under a name that does not count yet."""
+    leaves = manifest.describe(arrays)  # first: it witnesses what was meant, not what was written
+    with _alone():
+        ocp.save(stage, _nest(arrays))
+    manifest.write(stage, step, leaves, metadata)
+
+
+def _alone() -> ocp.Context:
+    """Orbax for this process by itself. Several processes: it would otherwise wait for calls the others never make."""
+    this = jax.process_index()
+    return ocp.Context(multiprocessing=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}))
+
+
+def _nest(arrays: Arrays) -> dict[str, Any]:
+    """Plain nested dicts, which orbax reads back without our classes. It refuses empty arrays: the manifest has them."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        if array.size:
+            branch = tree
+            for key in path[:-1]:
+                branch = branch.setdefault(key, {})
+            branch[path[-1]] = array
+    return tree
+
+
+def _read_arrays(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
+    """What orbax finds in the folder, and the empty arrays it could not store."""
+    try:
+        with _alone():
+            tree = ocp.load(path)
+    except Exception as error:  # orbax raises whatever its parts raise
+        raise Damaged(f"orbax cannot read it ({error})") from error
+    arrays = {_key_path(keys): np.asarray(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    for name, leaf in leaves.items():
+        if 0 in leaf["shape"]:
+            arrays[tuple(name.split("/"))] = np.empty(leaf["shape"], jax.numpy.dtype(leaf["dtype"]))
+    return arrays
+
+
+def _signature(leaf: Any) -> str:
+    """`float32[3, 3, 8, 8]` for an array, a `jax.ShapeDtypeStruct` or a Python number."""
+    shaped = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return f"{np.dtype(shaped.dtype).name}{list(shaped.shape)}"
+
+
+def _check_architecture(path: Path, leaves: Mapping[str, Mapping[str, Any]], template: Any) -> None:
+    """UserError with the first differences between the template and what the checkpoint holds."""
+    flat = jax.tree_util.tree_leaves_with_path(template)
+    expected = {"/".join(_key_path(keys)): _signature(leaf) for keys, leaf in flat}
+    found = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in leaves.items()}
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if differing:
+        lines = [
+            f"  {name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            for name in differing[:_MAX_DIFFERENCES]
+        ]
+        if len(differing) > _MAX_DIFFERENCES:
+            lines.append(f"  and {len(differing) - _MAX_DIFFERENCES} more")
+        raise UserError(
+            "\n".join(
+                [f"{path} is a checkpoint of another architecture:", *lines]
+                + ["Restore the options it was made with, or give another --workdir."]
+            )
+        )
+
+
+def _fill(template: Any, arrays: Arrays) -> Any:
+    """The arrays in the template's structure; a Python number where the template has one."""
+
+    def leaf(keys: Sequence[Any], wanted: Any) -> Any:
+        array = arrays[_key_path(keys)]
+        return array.item() if isinstance(wanted, bool | int | float | complex) else array
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def _none_intact(directory: Path, skipped: Sequence[tuple[int, str]]) -> str:
+    reasons = [f"  step {step}: {why}" for step, why in skipped]
+    return "\n".join(
+        [f"no intact checkpoint in {directory}: expected at least one, came only damaged ones:", *reasons]
+        + ["Restore that folder from a copy, or give another --workdir to start anew."]
+    )
+
+
+def _failed_save(directory: Path, step: int, size: int, last: int | None, error: Exception) -> str:
+    free = shutil.disk_usage(directory if directory.exists() else directory.parent).free
+    rest = "there is no earlier one" if last is None else f"the last one on disk is step {last}"
+    return (
+        f"checkpoint of step {step} could not be saved in {directory}: expected to write {size / 1e6:.1f} MB "
+        f"({free / 1e6:.1f} MB are free), came {type(error).__name__}: {error}. "
+        f"Make room or mend the folder and start the command again; {rest}."
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a killed run left. Only a writer may: a live run's own names look the same."""
+    for path in list(directory.iterdir()):
+        if match := re.match(r"(\d+)\.(partial|old|removed)", path.name):
+            if match[2] == "old" and not (directory / match[1]).exists():
+                os.rename(path, directory / match[1])
+            else:
+                _remove(path)
+
+
+def _quieten_orbax() -> None:
+    """Orbax logs every phase through absl, and tracebacks of errors that reach us as exceptions anyway."""
+    logger = logging.getLogger("absl")
+    if _not_from_orbax not in logger.filters:
+        logger.addFilter(_not_from_orbax)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

@@ -1,0 +1,163 @@
+"""`ganjax COMMAND …`: reads the command line, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganjax import __version__, config
+from ganjax.errors import DivergedError, UserError
+
+OK, INTERRUPTED = 0, 130
+
+EXAMPLES = {
+    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
+    "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options; `--config.KEY=VALUE` is read apart."""
+    parser = argparse.ArgumentParser(
+        prog="ganjax",
+        description=f"Example: {EXAMPLES['train']}\n\nTrain GANs in JAX and keep them stable.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ganjax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=f"Example: {EXAMPLES[name]}\n\n{text}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    train = command("train", "Train a recipe in a workdir, or go on with the run that is there.")
+    train.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE")
+    train.add_argument("--workdir", type=Path, help="folder of the run")
+    train.add_argument("--dry-run", action="store_true", help="show config, parameters, FLOPs and memory, and stop")
+    train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+    train.add_argument("--help-config", action="store_true", help="list all options of a config")
+
+    sample = command("sample", "Write samples of a trained run to a PNG or an .npz file.")
+    sample.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
+    sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
+    sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    sample.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    return parser
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the arguments.
+
+    Raises:
+      UserError: an override without a value.
+    """
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        key, given, value = argument.removeprefix("--config.").partition("=")
+        if not given:
+            following = next(waiting, None)
+            if following is None or following.startswith("--"):
+                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+            value = following
+        overrides.append((key, value))
+    return rest, overrides
+
+
+def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax train`."""
+    if arguments.help_config:
+        print(config.help_page())
+        return OK
+    if not arguments.config:
+        raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
+    resolved = config.resolve(arguments.config, overrides)
+    if arguments.dry_run:
+        return dry_run(resolved, as_json=arguments.json)
+    if arguments.workdir is None:
+        raise UserError(f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}")
+    from ganjax.train import train  # only now: JAX takes a second or two to start
+
+    train(resolved, arguments.workdir)
+    return OK
+
+
+def dry_run(resolved: Any, *, as_json: bool) -> int:
+    """Prints what a run would be."""
+    from ganjax.setup import prepare
+    from ganjax.train import describe
+    from ganjax.writers import format_dry_run
+
+    facts = describe(resolved, prepare(resolved))
+    if as_json:
+        print(json.dumps(facts))
+        return OK
+    parameters, size = facts["parameters"], facts["bytes"]
+    sections = {
+        "config": sorted(config.flatten(facts["config"]).items()),
+        "networks": [("parameters of G", parameters["gen"]), ("parameters of D", parameters["dis"])],
+        "a step": [("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)), ("devices", facts["devices"])],
+        "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()],
+    }
+    print(format_dry_run(sections))
+    if "warning" in facts:
+        print(f"Warning: {facts['warning']}.")
+    return OK
+
+
+def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax sample`."""
+    if overrides:
+        raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    from ganjax.sample import sample
+
+    print(
+        sample(
+            arguments.workdir,
+            n=arguments.n,
+            out=arguments.out,
+            seed=arguments.seed,
+            weights=arguments.weights,
+            step=arguments.step,
+        )
+    )
+    return OK
+
+
+COMMANDS = {"train": run_train, "sample": run_sample}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 130 for a second Ctrl-C."""
+    try:
+        rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        arguments = make_parser().parse_args(rest)
+        return COMMANDS[arguments.command](arguments, overrides)
+    except (UserError, DivergedError) as error:
+        print(f"ganjax: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("ganjax: left at once; what was saved before is kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The only code that turns a config into networks, optimisers, objectives and a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ganjax import penalties
+from ganjax.data import Dataset
+from ganjax.data.images import pyramid, random_flip, to_float
+from ganjax.data.order import shuffled_indices
+from ganjax.errors import UserError
+from ganjax.models import MODELS
+from ganjax.models.dcgan import levels
+from ganjax.terms import dis_objective, gen_objective
+from ganjax.optim import Optimizer, make_chain, make_schedule
+from ganjax.state import GanState, NetState, copy_tree
+from ganjax.steering import initial_control, make_average, make_steer, make_transform
+from ganjax.step import Batch, Game, fold_each
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Build:
+    """A config made ready to run.
+
+    Attributes:
+      game: the static part of the step.
+      init: () → the first state.
+      deliver: (data, state, index [n]) → one device's batch from resident data.
+      scales: images in a pyramid.
+      images_per_step: real images that D sees in a step.
+    """
+
+    game: Game
+    init: Callable[[], GanState]
+    deliver: Callable[[Tree, GanState, jax.Array], Batch]
+    scales: int
+    images_per_step: int
+
+
+def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
+    """Everything that `config` describes, for images or points like those of `dataset`.
+
+    Raises:
+      UserError: a resolution that the networks cannot make.
+    """
+    scales = count_scales(config, dataset)
+    gen, dis = make_networks(config, dataset, axis_name)
+    game = Game(
+        gen=gen,
+        dis=dis,
+        gen_optimizer=make_optimizer(config, "gen"),
+        dis_optimizer=make_optimizer(config, "dis"),
+        gen_objective=gen_objective(config),
+        dis_objective=dis_objective(config),
+        latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
+        transform=make_transform(config),
+        steer=make_steer(config),
+        average=make_average(config),
+        dis_steps=config.train.dis_steps,
+        gen_steps=config.train.gen_steps,
+        accumulate=config.train.accumulate,
+        packing=config.dis.packing,
+        joint=config.dis.norm != "batch",
+        axis_name=axis_name,
+    )
+    return Build(
+        game=game,
+        init=lambda: make_state(config, game, dataset, scales),
+        deliver=make_delivery(config, dataset, scales),
+        scales=scales,
+        images_per_step=config.train.batch_size * config.train.dis_steps,
+    )
+
+
+def count_scales(config: ConfigDict, dataset: Dataset) -> int:
+    """Images in a pyramid: one without MSG, else one for each power of two from 4 pixels up.
+
+    Raises:
+      UserError: images that are not square, or whose side the networks cannot make.
+    """
+    if dataset.images.ndim == 2:
+        return 1
+    height, width = dataset.images.shape[1:3]
+    if height != width or height not in (8, 16, 32, 64, 128):
+        raise UserError(
+            f"{config.model.name} makes square images of 8, 16, 32, 64 or 128 pixels, and {dataset.name} has "
+            f"{height}×{width}; set --config.data.resolution to one of these."
+        )
+    return len(levels(height)) if config.model.msg != "none" else 1
+
+
+def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -> tuple[nn.Module, nn.Module]:
+    """G and D of the family `model.name`, with plain keyword arguments."""
+    gen_class, dis_class = MODELS[config.model.name]
+    dtype = jnp.dtype(config.train.precision)
+    common = {"axis_name": axis_name, "dtype": dtype}
+    gen_args = {**common, **_size(config.gen), "norm": config.gen.norm}
+    dis_args = {
+        **common,
+        **_size(config.dis),
+        "norm": config.dis.norm,
+        "minibatch_discrimination": config.dis.minibatch_discrimination,
+    }
+    if config.model.name == "dcgan":
+        shape = {"resolution": dataset.images.shape[1]}
+        gen_args |= {
+            **shape,
+            "image_channels": dataset.images.shape[3],
+            "max_width": config.gen.max_width,
+            "msg": config.model.msg != "none",
+        }
+        dis_args |= {
+            **shape,
+            "max_width": config.dis.max_width,
+            "msg": config.model.msg,
+            "minibatch_stddev": config.dis.minibatch_stddev,
+        }
+    return gen_class(**gen_args), dis_class(**dis_args)
+
+
+def _size(net: ConfigDict) -> dict[str, int]:
+    spectral = net.spectral_iterations if net.spectral_norm else 0
+    return {"width": net.width, "depth": net.depth, "spectral": spectral}
+
+
+def lazy_factor(config: ConfigDict) -> float:
+    """c = k/(k+1) of lazy regularisation, 1 where the penalty acts at each step."""
+    lazy = config.penalty.name != "none" and config.penalty.every > 1
+    return penalties.lazy_correction(config.penalty.every) if lazy else 1.0
+
+
+def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
+    """The optimiser of `gen` or `dis`, with its schedule and weight clipping."""
+    options = config[net].optimizer
+    lazy = lazy_factor(config) if net == "dis" else 1.0
+    limit = config.penalty.clip_weights if net == "dis" else 0.0
+    return Optimizer(
+        tx=make_chain(
+            options.name,
+            beta1=options.beta1,
+            beta2=options.beta2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            lazy=lazy,
+        ),
+        schedule=make_schedule(
+            options.schedule,
+            steps=config.train.steps,
+            warmup_steps=options.warmup_steps,
+            final_scale=options.final_scale,
+            scale=lazy,
+        ),
+        project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
+    )
+
+
+def make_latents(dim: int, distribution: str) -> Callable[[jax.Array], jax.Array]:
+    """keys [n] → latent vectors [n, dim] float32, each from its own key."""
+
+    def one(key: jax.Array) -> jax.Array:
+        if distribution == "uniform":
+            return jax.random.uniform(key, (dim,), jnp.float32, -1.0, 1.0)
+        z = jax.random.normal(key, (dim,), jnp.float32)
+        return z * (dim**0.5 / jnp.linalg.norm(z)) if distribution == "sphere" else z
+
+    return jax.vmap(one)
+
+
+def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
+    """The traced numbers of a run: it can be repeated with others without compiling again."""
+    values = {
+        "gen/learning_rate": config.gen.optimizer.learning_rate,
+        "dis/learning_rate": config.dis.optimizer.learning_rate,
+        "loss/scale": config.loss.scale,
+        "loss/label_smoothing": config.loss.label_smoothing,
+        "loss/label_flip": config.loss.label_flip,
+        "loss/feature_matching": config.loss.feature_matching,
+        "penalty/weight": config.penalty.weight,
+        "penalty/drift": config.penalty.drift,
+        "penalty/lecam": config.penalty.lecam,
+        "penalty/consistency": config.penalty.consistency,
+        "noise/std": config.noise.std,
+    }
+    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    return {**hyper, "seed": jnp.asarray(config.seed, jnp.uint32)}
+
+
+def make_state(config: ConfigDict, game: Game, dataset: Dataset, scales: int) -> GanState:
+    """The first state of a run, on the default device."""
+
+    def init(seed: jax.Array) -> tuple[Tree, Tree]:
+        key = jax.random.key(seed)
+        gen_key, dis_key, latent_key = jax.random.split(key, 3)
+        latents = game.latents(fold_each(latent_key, jnp.arange(4 * game.packing)))
+        gen = game.gen.init(gen_key, latents, train=True)
+        shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
+        images = pyramid(jnp.zeros(shape, jnp.float32), scales)
+        dis = game.dis.init(dis_key, images, train=True)
+        dis.pop("intermediates", None)
+        return gen, dis
+
+    hyper = make_hyper(config)
+    gen, dis = jax.jit(init)(hyper["seed"])
+    nets = {}
+    for name, variables in (("gen", gen), ("dis", dis)):
+        stats = {key: value for key, value in variables.items() if key != "params"}
+        tx = getattr(game, f"{name}_optimizer").tx
+        nets[name] = NetState(variables["params"], stats, jax.jit(tx.init)(variables["params"]))
+    ema = copy_tree({"params": gen["params"], **nets["gen"].stats})
+    step = jnp.zeros((), jnp.int32)
+    state = GanState(step=step, ema=ema, control=initial_control(config), hyper=hyper, **nets)
+    return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
+
+
+def make_delivery(
+    config: ConfigDict, dataset: Dataset, scales: int
+) -> Callable[[Tree, GanState, jax.Array], Batch]:
+    """Batches from data that lies on the device: uint8 images or float points, indexed there.
+
+    Each epoch is a permutation of its own, a pure function of (seed, position).
+    """
+    size, batch, updates = len(dataset.images), config.train.batch_size, config.train.dis_steps
+    scale = 1.0 / dataset.scale
+
+    def deliver(data: Tree, state: GanState, index: jax.Array) -> Batch:
+        images, labels = data
+        update = jnp.arange(updates, dtype=jnp.uint32)[:, None]
+        start = (state.step.astype(jnp.uint32) * updates + update) * batch
+        positions = (start + index.astype(jnp.uint32)[None, :]).reshape(-1)
+        chosen = shuffled_indices(positions, size, state.hyper["seed"])
+        reals = jnp.take(images, chosen, axis=0)
+        reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale
+        if config.data.flip:
+            key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), 2**31 - 1)
+            reals = random_flip(fold_each(key, positions), reals)
+        split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])  # noqa: E731
+        return Batch(
+            reals=tuple(split(x) for x in pyramid(reals, scales)),
+            labels=None if labels is None else split(jnp.take(labels, chosen)),
+            index=index,
+        )
+
+    return deliver

@@ -1,0 +1,64 @@
+"""From a checked config to data, devices and a build, in the order in which mistakes cost least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ganjax import parallel
+from ganjax.data import Dataset, load
+from ganjax.factory import Build, build
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A config ready to run on this machine.
+
+    Attributes:
+      dataset: the whole data set, on the host.
+      devices: to run on.
+      build: networks, step, first state.
+      scan: whether several steps of a call are a loop on the device.
+    """
+
+    dataset: Dataset
+    devices: Sequence[jax.Device]
+    build: Build
+    scan: bool
+
+    def resident_data(self) -> Any:
+        """Images and labels on every device."""
+        data = (self.dataset.images, self.dataset.labels)
+        return parallel.replicate(data, self.devices)
+
+
+def batch_unit(config: ConfigDict) -> int:
+    """A device's share of the batch must be a multiple of this."""
+    return config.train.accumulate * config.dis.packing
+
+
+def prepare(config: ConfigDict) -> Setup:
+    """Loads the data and builds the step; nothing is compiled.
+
+    Raises:
+      UserError: data, devices or sizes that do not fit.
+    """
+    unit = batch_unit(config)
+    parallel.prepare_backend(config.train.batch_size, unit, config.parallel.devices)
+    devices = parallel.choose_devices(config.train.batch_size, unit, config.parallel.devices)
+    options = config.data
+    dataset = load(
+        options.name,
+        path=options.path,
+        manual_dir=options.manual_dir,
+        split=options.split,
+        resolution=options.resolution,
+        seed=config.seed,
+    )
+    # Convolutions inside a loop crawl on CPU; matrix products do not.
+    scan = devices[0].platform != "cpu" or config.model.name == "mlp"
+    return Setup(dataset=dataset, devices=devices, build=build(config, dataset), scan=scan)

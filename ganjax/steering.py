@@ -1,0 +1,121 @@
+"""What changes across steps besides the weights: noise, augmentation strength, balance, the average of G."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ganjax.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
+from ganjax.objective import Images
+from ganjax.penalties import lecam_update
+from ganjax.state import GanState
+
+Tree = Any
+Metrics = dict[str, jax.Array]
+ADA_EVERY = 4  # steps between two moves of ADA's p (Karras et al. 2020)
+ACCURACY_DECAY = 0.9  # of D's running accuracy, which the adaptive balance reads
+
+
+def _policy(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
+
+
+def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
+    """The control values that the config's techniques need, at their start."""
+    start: dict[str, float] = {}
+    if "ada" in _policy(config):
+        start |= {"ada/p": 0.0, "ada/sign": 0.0}
+    if config.penalty.lecam:
+        start |= {"lecam/real": 0.0, "lecam/fake": 0.0}
+    if config.train.balance == "adaptive":
+        start |= {"balance/accuracy": 0.5, "rest/dis": 0.0, "rest/gen": 0.0}
+    control = {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
+    return {**control, "fault/dis": jnp.asarray(-1, jnp.int32), "fault/gen": jnp.asarray(-1, jnp.int32)}
+
+
+def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState], Images]:
+    """Augmentation, then noise, of D's inputs; the same for reals and fakes, in D's and G's updates."""
+    policy = _policy(config)
+    noisy, schedule = config.noise.std > 0, config.noise.schedule
+    noise_steps = max(1.0, config.noise.end * config.train.steps)
+
+    def transform(keys: jax.Array, images: Images, state: GanState) -> Images:
+        if "ada" in policy:
+            images = ada_augment(_fold(keys, 0), images, state.control["ada/p"])
+        elif policy:
+            images = diff_augment(_fold(keys, 0), images, policy)
+        if noisy:
+            if schedule == "ada":
+                level = state.control["ada/p"]
+            else:
+                level = NOISE_SCHEDULES[schedule](jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0))
+            images = instance_noise(_fold(keys, 1), images, state.hyper["noise/std"] * level)
+        return images
+
+    return transform
+
+
+def _fold(keys: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
+    """(state, metrics of this step) → the control values of the next step."""
+    ada = "ada" in _policy(config)
+    images = config.train.batch_size * config.train.dis_steps
+
+    def steer(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
+        control = dict(state.control)
+        if ada:
+            sign = control["ada/sign"] + metrics["dis/sign_real"] / ADA_EVERY
+            due = (state.step + 1) % ADA_EVERY == 0
+            moved = ada_update(
+                control["ada/p"],
+                sign,
+                target=config.augment.target,
+                images_per_update=images * ADA_EVERY,
+                speed_kimg=config.augment.speed_kimg,
+            )
+            control["ada/p"] = jnp.where(due, moved, control["ada/p"])
+            control["ada/sign"] = jnp.where(due, jnp.zeros_like(sign), sign)
+        if "lecam/real" in control:
+            averages = (control["lecam/real"], control["lecam/fake"])
+            averages = lecam_update(averages, metrics["logit/real"], metrics["logit/fake"])
+            control["lecam/real"], control["lecam/fake"] = averages
+        if "balance/accuracy" in control:
+            accuracy = control["balance/accuracy"]
+            accuracy = ACCURACY_DECAY * accuracy + (1 - ACCURACY_DECAY) * metrics["dis/accuracy"]
+            control["balance/accuracy"] = accuracy
+            control["rest/dis"] = (accuracy > config.train.balance_high).astype(jnp.float32)
+            control["rest/gen"] = (accuracy < config.train.balance_low).astype(jnp.float32)
+        return control
+
+    return steer
+
+
+def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
+    """(state after the step) → G's averaged variables (Karras et al. 2018; half-life as in StyleGAN2).
+
+    Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors are G's own.
+    """
+    images = config.train.batch_size * config.train.gen_steps
+    half_life, rampup = config.ema.half_life_kimg * 1000, config.ema.rampup
+
+    def average(state: GanState) -> Tree:
+        now = state.gen.variables
+        if not half_life:
+            return now
+        seen = state.step.astype(jnp.float32) * images
+        life = jnp.minimum(half_life, rampup * seen) if rampup else jnp.asarray(half_life, jnp.float32)
+        beta = jnp.exp2(-images / jnp.maximum(life, 1e-3))
+        blend = lambda old, new: new + (old - new) * beta  # noqa: E731
+        return {
+            name: value if name == "spectral" else jax.tree.map(blend, state.ema[name], value)
+            for name, value in now.items()
+        }
+
+    return average

@@ -1,0 +1,226 @@
+"""The training loop behind `ganjax train`: dispatch, log, sample, save, and leave in good order."""
+
+from __future__ import annotations
+
+import collections
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ganjax import parallel
+from ganjax.checkpoint import Checkpointer
+from ganjax.config import flatten, to_json
+from ganjax.errors import DivergedError
+from ganjax.factory import Build
+from ganjax.options import BY_KEY
+from ganjax.sample import Sampler, write_samples
+from ganjax.setup import Setup, prepare
+from ganjax.signals import StopSignals
+from ganjax.state import GanState
+from ganjax.workdir import Workdir, atomic_write_json
+from ganjax.writers import RunWriter
+
+IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
+
+
+@dataclass
+class Clock:
+    """Seconds and images of a run, those of its earlier parts included."""
+
+    before: float = 0.0
+    start: float = field(default_factory=time.monotonic)
+    last_seconds: float = 0.0
+    last_step: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def rate(self, step: int) -> float:
+        """Steps a second since the last call."""
+        now = self.seconds
+        rate = (step - self.last_step) / max(now - self.last_seconds, 1e-9)
+        self.last_seconds, self.last_step = now, step
+        return rate
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains `config` in `workdir`, going on from its newest checkpoint, and returns the summary.
+
+    Raises:
+      UserError: bad input, found before anything is compiled.
+      DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
+    """
+    runtime = {key for key, option in BY_KEY.items() if option.runtime}
+    with Workdir.open(workdir, config=to_json(config), allowed=runtime) as folder, StopSignals() as stop:
+        setup = prepare(config)
+        folder.write_environment([str(device) for device in setup.devices])
+        with Checkpointer(folder.path / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+            return Loop(config, setup, folder.path, checkpoints, stop).run()
+
+
+def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
+    """The most steps a call that meets every boundary: log, grid, checkpoint, end."""
+    boundaries = math.gcd(
+        config.train.steps,
+        config.log.every_steps,
+        config.log.sample_every_steps,
+        config.checkpoint.every_steps,
+        start,
+    )
+    # A scanned call of 50 small steps hides the cost of dispatch; unrolled steps only cost compile time.
+    most = config.train.steps_per_call or (50 if scan else 1)
+    return max(n for n in range(1, min(boundaries, most) + 1) if boundaries % n == 0)
+
+
+class Loop:
+    """One sitting of a run: from the newest checkpoint to the end or to a signal."""
+
+    def __init__(
+        self, config: ConfigDict, setup: Setup, folder: Path, checkpoints: Checkpointer, stop: StopSignals
+    ) -> None:
+        """Restores the newest intact checkpoint, or makes the first state."""
+        self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
+        self.checkpoints = checkpoints
+        self.build: Build = setup.build
+        state = self.build.init()
+        found = checkpoints.restore(state)
+        self.step, metadata = 0, {}
+        if found is not None:
+            self.step, state, metadata = found
+        self.resumed = found is not None
+        self.state: GanState = parallel.replicate(state, setup.devices)
+        self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
+        self.clock.last_seconds = self.clock.before
+        self.last_log: dict[str, Any] = {}
+        self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
+
+    def run(self) -> dict[str, Any]:
+        """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
+        config = self.config
+        writer = RunWriter(self.folder, total_steps=config.train.steps, start_step=self.step)
+        with writer:
+            if self.resumed:
+                writer.message(f"Going on from step {self.step} in {self.folder}")
+            try:
+                self._steps(writer)
+                self._save(block=True)
+            except DivergedError:
+                self._summarise("diverged")
+                raise
+            reason = "completed" if self.step >= config.train.steps else self.stop.reason
+            summary = self._summarise(reason)
+            if reason != "completed":
+                writer.message(
+                    f"Stopped ({reason}) at step {self.step}; the state is saved. The same command goes on from here."
+                )
+        return summary
+
+    def _steps(self, writer: RunWriter) -> None:
+        config = self.config
+        calls = steps_per_call(config, self.step, self.setup.scan)
+        update = parallel.make_update(
+            self.build.game,
+            self.build.deliver,
+            self.setup.devices,
+            batch_size=config.train.batch_size,
+            mode=config.parallel.mode,
+            steps=calls,
+            scan=self.setup.scan,
+        )
+        data = self.setup.resident_data()
+        flying: collections.deque[Any] = collections.deque()
+        pending: list[dict[str, jax.Array]] = []
+        while self.step < config.train.steps and not self.stop:
+            with jax.transfer_guard("disallow"):
+                self.state, metrics = update(self.state, data)
+            self.step += calls
+            pending.append(metrics)
+            flying.append(metrics["loss/gen"])
+            if len(flying) > IN_FLIGHT:
+                flying.popleft().block_until_ready()
+            self._boundaries(writer, pending)
+
+    def _boundaries(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
+        """What is due after this call: a log line, a grid, a checkpoint."""
+        config, step = self.config, self.step
+        last = step >= config.train.steps
+        if step % config.log.every_steps == 0 or last:
+            self._log(writer, pending)
+        if step % config.log.sample_every_steps == 0 or last:
+            self._check_faults()
+            path = self.folder / "samples" / f"step_{step:08d}.png"
+            write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
+            if config.log.tensorboard:
+                writer.image(step, path)
+        if step % config.checkpoint.every_steps == 0 and not last:
+            self._save()
+
+    def _log(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
+        """Averages the metrics since the last line; the only place where the host waits for them."""
+        rows = jax.device_get(pending)
+        pending.clear()
+        metrics = {name: float(sum(row[name] for row in rows)) / len(rows) for name in rows[0]}
+        control = jax.device_get(self.state.control)
+        metrics |= {name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")}
+        images = self.step * self.build.images_per_step
+        rate = self.clock.rate(self.step) * self.build.images_per_step
+        self.last_log = {
+            "images": images,
+            "seconds": round(self.clock.seconds, 3),
+            "images_per_second": rate,
+            **metrics,
+        }
+        writer.log(self.step, self.last_log)
+        self._check_faults()
+
+    def _check_faults(self) -> None:
+        """Raises DivergedError, the state saved, if a loss or gradient was ever not finite."""
+        control = jax.device_get({name: self.state.control[name] for name in ("fault/dis", "fault/gen")})
+        faults = {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
+        if not faults:
+            return
+        culprit, step = min(faults.items(), key=lambda item: (item[1], item[0]))
+        where = self.folder / "diverged"
+        with Checkpointer(where, keep=1) as saved:
+            saved.save(self.step, self.state, block=True)
+        name = {"dis": "the discriminator", "gen": "the generator"}[culprit]
+        raise DivergedError(
+            f"The run diverged: the loss or gradient of {name} (loss/{culprit}) stopped being finite at step "
+            f"{step}. The state is saved in {where}; the checkpoints in {self.folder / 'checkpoints'} are older "
+            "and finite. Try a lower learning rate, spectral normalisation or a gradient penalty in a new workdir."
+        )
+
+    def _save(self, *, block: bool = False) -> None:
+        self._check_faults()
+        self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
+
+    def _summarise(self, reason: str) -> dict[str, Any]:
+        images = self.step * self.build.images_per_step
+        seconds = self.clock.seconds
+        summary = {
+            "reason": reason,
+            "steps": self.step,
+            "images": images,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / max(seconds, 1e-9), 3),
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.last_log.items()},
+        }
+        atomic_write_json(self.folder / "summary.json", summary)
+        return summary
+
+
+def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
+    """What `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
+    from ganjax.inspection import step_costs
+
+    return {"config": to_json(config), **step_costs(config, setup), "changed": _changed(config)}
+
+
+def _changed(config: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}

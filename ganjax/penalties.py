@@ -253,8 +253,6 @@ PENALTIES: dict[str, Penalty] = {
     "r2": Penalty(_r2, "Mescheder et al. 2018"),
     "r1_r2": Penalty(_r1_r2, "Huang et al. 2024 (R3GAN)"),
     "wgan_gp": Penalty(_wgan_gp, "Gulrajani et al. 2017"),
-    "wgan_gp_one_sided": Penalty(
-        functools.partial(_wgan_gp, one_sided=True), "Petzka et al. 2018 (WGAN-LP)"
-    ),
+    "wgan_gp_one_sided": Penalty(functools.partial(_wgan_gp, one_sided=True), "Petzka et al. 2018 (WGAN-LP)"),
     "dragan": Penalty(_dragan, "Kodali et al. 2017"),
 }

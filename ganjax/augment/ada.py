@@ -1,7 +1,7 @@
 """Adaptive discriminator augmentation (ADA; Karras et al. 2020b, "Training GANs with limited data", app. B).
 
-The paper's pixel blitting, geometry and colour, each applied to an image with probability p; its filters and
-corruptions are left out (they hurt, table 4 there). Differences: all the geometry is one affine warp with bilinear
+The paper's pixel blitting, geometry and colour (the set it trains with), each applied to an image with probability p.
+Differences: all the geometry is one affine warp with bilinear
 sampling, without the wavelet filters around it, so shrinking aliases a little; and the image goes on outside as its
 mirror about the *border*, not about the outermost pixels' centres, since the border is the same at every scale.
 """
@@ -161,22 +161,12 @@ class Colour(NamedTuple):
     offset: Array
 
 
-def random_colour(keys: Array, p: Array, channels: int) -> Colour:
-    """Brightness, contrast, luma flip and, for three channels, hue rotation and saturation.
+def compose_colour(shift: Array, contrast: Array, luma: Array, theta: Array, saturation: Array) -> Colour:
+    """Brightness, contrast, luma flip (-1 or 1), hue rotation about grey and saturation as one map; all [N].
 
-    With P the projection on the grey axis v = (1, 1, 1)/√3, the paper's product of matrices is
+    With P the projection on the grey axis v = (1, 1, 1)/√3, the paper's product of 4×4 matrices is
     contrast·(±P + saturation·(cos θ·(I - P) + sin θ·[v]×)), a circulant matrix: three numbers an image.
     """
-    dice = _Dice(keys)
-    shift = dice.applied(p, dice.normal(0.2))
-    contrast = jnp.exp(dice.applied(p, dice.normal(0.5 * _LN2)))
-    luma = 1.0 - 2.0 * dice.applied(p, dice.below(2), 0).astype(jnp.float32)
-    offset = contrast * luma * shift
-    if channels == 1:
-        zero = jnp.zeros_like(offset)
-        return Colour(contrast * luma, zero, zero, offset)
-    theta = dice.applied(p, dice.uniform(-jnp.pi, jnp.pi))
-    saturation = jnp.exp(dice.applied(p, dice.normal(_LN2)))
     # as differences from the identity, so that doing nothing is exactly 1, 0, 0
     grey, chroma = (luma - 1.0) / 3.0, (saturation * jnp.cos(theta) - 1.0) / 3.0
     twist = saturation * jnp.sin(theta) / 3.0**0.5
@@ -184,8 +174,22 @@ def random_colour(keys: Array, p: Array, channels: int) -> Colour:
         contrast * (1.0 + grey + 2.0 * chroma),
         contrast * (grey - chroma - twist),
         contrast * (grey - chroma + twist),
-        offset,
+        contrast * luma * shift,
     )
+
+
+def random_colour(keys: Array, p: Array, channels: int) -> Colour:
+    """The paper's colour transforms; of one channel only brightness, contrast and luma flip."""
+    dice = _Dice(keys)
+    shift = dice.applied(p, dice.normal(0.2))
+    contrast = jnp.exp(dice.applied(p, dice.normal(0.5 * _LN2)))
+    luma = 1.0 - 2.0 * dice.applied(p, dice.below(2), 0).astype(jnp.float32)
+    if channels == 1:
+        none = jnp.zeros_like(shift)
+        return Colour(contrast * luma, none, none, contrast * luma * shift)
+    theta = dice.applied(p, dice.uniform(-jnp.pi, jnp.pi))
+    saturation = jnp.exp(dice.applied(p, dice.normal(_LN2)))
+    return compose_colour(shift, contrast, luma, theta, saturation)
 
 
 def recolour(images: Array, colour: Colour) -> Array:
@@ -236,7 +240,7 @@ def ada_update(
     images_per_update: int,
     speed_kimg: float = 500.0,
 ) -> Array:
-    """p one step up or down, towards r = target (Karras et al. 2020b, sec. 3.1).
+    """p one step up or down, towards r = target (Karras et al. 2020b, sec. 3).
 
     Args:
         p: scalar in [0, 1].

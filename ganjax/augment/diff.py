@@ -20,7 +20,9 @@ Images = tuple[Array, ...]
 def _check(images: Images) -> None:
     if not isinstance(images, tuple) or any(x.ndim != 4 for x in images):
         shapes = [x.shape for x in images]
-        raise ValueError(f"expected a tuple of images [N, H, W, C], got a {type(images).__name__} of {shapes}")
+        raise ValueError(
+            f"expected a tuple of images [N, H, W, C], got a {type(images).__name__} of {shapes}"
+        )
 
 
 def _uniform(keys: Array, number: int, low: float, high: float) -> Array:
@@ -83,7 +85,9 @@ def _shifted(x: Array, down: Array, right: Array) -> Array:
     accelerators where a gather per image is not, and fit for fractions. Full precision keeps whole shifts exact.
     """
     exact = jax.lax.Precision.HIGHEST
-    rows, columns = (_shift_matrix(s, n).astype(x.dtype) for s, n in ((down, x.shape[1]), (right, x.shape[2])))
+    rows, columns = (
+        _shift_matrix(s, n).astype(x.dtype) for s, n in ((down, x.shape[1]), (right, x.shape[2]))
+    )
     x = jnp.einsum("nij,njwc->niwc", rows, x, precision=exact)
     return jnp.einsum("nij,nhjc->nhic", columns, x, precision=exact)
 

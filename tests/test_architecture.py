@@ -115,7 +115,10 @@ def test_package_imports_only_what_it_declares(path: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=relative)
 def test_files_and_functions_stay_short(path: Path) -> None:
     source = path.read_text()
-    assert len(source.splitlines()) <= 400, f"{relative(path)} is longer than 400 lines"
+    lines = source.count("\n")
+    assert path.is_relative_to(ROOT / "tests") or lines <= 400, (
+        f"{relative(path)} has {lines} lines, more than 400"
+    )
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
             lines = node.end_lineno - node.lineno + 1

@@ -1,4 +1,4 @@
-"""What a run writes: pixels, strict JSON, TensorBoard records, the terminal, and what happens on a full disk."""
+"""What a run writes: pixels, strict JSON, TensorBoard records, the terminal; and what a full disk does."""
 
 import errno
 import io
@@ -586,7 +586,7 @@ def test_dry_run_text_is_aligned():
     }
     assert format_dry_run(sections) == (
         "networks\n  generator      1,234,567\n  discriminator  89\n\n"
-        "step\n  FLOPs          1.23457e+09\n  fused          True\n  loss           hinge\n"
+        "step\n  FLOPs          1.23457e+09\n  fused          True\n  loss           hinge"
     )
 
 

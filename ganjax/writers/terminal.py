@@ -253,7 +253,7 @@ def format_dry_run(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:
     for title, section in rows.items():
         lines = [title, *(f"  {name:<{width}}  {_shown(value)}".rstrip() for name, value in section)]
         blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks)
 
 
 def _shown(value: object) -> str:

@@ -1,6 +1,6 @@
 """Makes losses_torch.npz: the losses and their gradients by PyTorch's own functions (torch 2.13.0, float64).
 
-    python tests/oracles/losses_torch.py
+python tests/oracles/losses_torch.py
 """
 
 from pathlib import Path
@@ -25,7 +25,9 @@ def cross_entropy(r, f, target=1.0):
 
 
 def squares(r, f, target=1.0):
-    return 0.5 * mse_loss(r, ones(r, target), reduction="none") + 0.5 * mse_loss(f, ones(f, 0.0), reduction="none")
+    return 0.5 * mse_loss(r, ones(r, target), reduction="none") + 0.5 * mse_loss(
+        f, ones(f, 0.0), reduction="none"
+    )
 
 
 def ra_squares(r, f):
@@ -78,7 +80,9 @@ def main():
             grads = torch.autograd.grad(values.mean(), (r, f), allow_unused=True)
             stored[f"{player}/{name}"] = values.detach().numpy()
             for side, x, grad in (("real", r, grads[0]), ("fake", f, grads[1])):
-                stored[f"{player}/{name}/d_{side}"] = (torch.zeros_like(x) if grad is None else grad).detach().numpy()
+                stored[f"{player}/{name}/d_{side}"] = (
+                    (torch.zeros_like(x) if grad is None else grad).detach().numpy()
+                )
     np.savez_compressed(Path(__file__).with_suffix(".npz"), **stored)
 
 

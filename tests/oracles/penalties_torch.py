@@ -49,7 +49,9 @@ def main():
     shapes = {"first": (4, 3, 3, 3), "second": (5, 4, 3, 3), "join": (5, 3, 1, 1), "last": (5,)}
     params = {name: draws.randn(*shape) * 0.3 for name, shape in shapes.items()}
     images = {
-        f"{name}{size}": draws.randn(3, 3, size, size) for name in ("real", "fake", "noise") for size in (4, 8)
+        f"{name}{size}": draws.randn(3, 3, size, size)
+        for name in ("real", "fake", "noise")
+        for size in (4, 8)
     }
     alphas = draws.rand(3)
     tensors = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}

@@ -1,6 +1,6 @@
 """The folder a run owns: its lock, its config, its environment, and files that are never half written.
 
-Nothing here imports JAX, so that a refusal comes at once. With several processes only process 0 opens the workdir.
+Nothing here imports JAX, so that a refusal comes at once. With several processes only process 0 opens it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _MAX_DIFFERENCES = 20
 _ABSENT = object()
 
+Allowed = Collection[str] | Callable[[str], bool]
+
 # A forked child (a data worker) shares the lock of its parent and would hold it after the parent's death.
 _held_locks: set[int] = set()
 
@@ -49,7 +51,7 @@ def fsync_folder(path: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) so that `path` holds the old or the new content at every moment, even at a power cut."""
+    """Writes `text` (UTF-8): `path` holds the old or the new content at every moment, even at a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -82,8 +84,8 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def truncate_metrics(path: Path, step: int) -> int:
     """Drops the lines of a JSON-lines file that a run resumed at `step` will write again; returns how many.
 
-    Lines whose `"step"` is greater than `step` go, and lines torn by a crash, which are not JSON objects. The file is
-    replaced atomically, or left alone if there is nothing to drop. A missing file is an empty one.
+    Lines whose `"step"` is greater than `step` go, and lines torn by a crash, which are not JSON objects. The
+    file is replaced atomically, or left alone if there is nothing to drop. A missing file is an empty one.
     """
     if not path.exists():
         return 0
@@ -104,7 +106,7 @@ def _belongs_before(line: str, step: int) -> bool:
 
 
 class Workdir:
-    """A run's folder, locked against a second live run. Close it with `release()` or use it in a `with` block.
+    """A run's folder, locked against a second live run until `release()` or the end of a `with` block.
 
     Attributes:
         path: the folder.
@@ -118,15 +120,13 @@ class Workdir:
         self._lock: int | None = lock
 
     @classmethod
-    def open(
-        cls, path: Path, *, config: Mapping[str, Any], allowed: Collection[str] | Callable[[str], bool]
-    ) -> Workdir:
+    def open(cls, path: Path, *, config: Mapping[str, Any], allowed: Allowed) -> Workdir:
         """Creates and locks the folder and writes `config.json` into it, or continues the run it holds.
 
         Args:
             path: the folder; it and its parents are made where they are missing.
             config: the resolved config, nested dicts of JSON values.
-            allowed: the dotted keys that may differ from the config of the run in the folder, or a test for them.
+            allowed: the dotted keys that may differ from the config stored in the folder, or a test for them.
 
         Raises:
             UserError: the folder cannot be used, another live run holds it, or its config differs.
@@ -140,7 +140,7 @@ class Workdir:
             raise
         return workdir
 
-    def _settle_config(self, config: dict[str, Any], allowed: Collection[str] | Callable[[str], bool]) -> None:
+    def _settle_config(self, config: dict[str, Any], allowed: Allowed) -> None:
         file = self.path / "config.json"
         stored = _read_config(file)
         if stored is not None:
@@ -158,13 +158,13 @@ class Workdir:
             raise _unusable(self.path, error) from error
 
     def write_environment(self, devices: list[str]) -> None:
-        """Writes `environment.json`: versions, platform, `devices` (one line of words each), command line, time."""
+        """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time."""
         atomic_write_json(
             self.path / "environment.json",
             {
                 "time": _utc_now(),
                 "command": sys.argv,
-                "versions": {"python": platform.python_version(), "ganjax": __version__} | _installed_versions(),
+                "versions": _versions(),
                 "platform": platform.platform(),
                 "host": socket.gethostname(),
                 "devices": devices,
@@ -172,7 +172,7 @@ class Workdir:
         )
 
     def release(self) -> None:
-        """Gives the folder back. The lock file stays, empty: removing it would let two runs lock different files."""
+        """Gives the folder back. The lock file stays, empty: were it removed, two runs could lock two files."""
         if self._lock is not None:
             os.ftruncate(self._lock, 0)
             _held_locks.discard(self._lock)
@@ -189,7 +189,7 @@ class Workdir:
 
 
 def _take_lock(path: Path) -> int:
-    """Makes the folder and locks `path/.lock`; the kernel drops the lock when its process dies, however it dies."""
+    """Makes the folder and locks `path/.lock`; the kernel drops the lock when its process dies."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -204,7 +204,8 @@ def _take_lock(path: Path) -> int:
         os.close(lock)
         raise UserError(
             f"--workdir={path} is in use: expected a folder without a live run, "
-            f"came one held by {_holder(path / '.lock')}. Wait for that run, end it, or give another --workdir."
+            f"came one held by {_holder(path / '.lock')}. "
+            "Wait for that run, end it, or give another --workdir."
         ) from error
     except OSError as error:
         os.close(lock)
@@ -243,11 +244,13 @@ def _read_config(file: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file}: expected the config of an earlier run as JSON, came: {error}. Restore the file or give another --workdir."
+            f"{file}: expected the config of an earlier run as JSON, came: {error}. "
+            "Restore the file or give another --workdir."
         ) from error
     if not isinstance(stored, dict):
         raise UserError(
-            f"{file}: expected one JSON object, came {type(stored).__name__}. Restore the file or give another --workdir."
+            f"{file}: expected one JSON object, came {type(stored).__name__}. "
+            "Restore the file or give another --workdir."
         )
     return stored
 
@@ -271,16 +274,16 @@ def _refusal(path: Path, refused: Mapping[str, tuple[str, str]]) -> str:
         lines.append(f"  and {len(refused) - _MAX_DIFFERENCES} more")
     return "\n".join(
         [
-            f"--workdir={path} holds a run with another config: expected the same options, came these differences:",
+            f"--workdir={path} holds a run with another config: expected the same options, came:",
             *lines,
             "Restore these options to continue that run, or give another --workdir to start a new one.",
         ]
     )
 
 
-def _installed_versions() -> dict[str, str | None]:
+def _versions() -> dict[str, str | None]:
     """Versions without importing the packages; None for one that is not installed."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {"python": platform.python_version(), "ganjax": __version__}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -1,11 +1,12 @@
-"""Saving and exact resuming: Orbax stores the arrays, a manifest of ours in each step's folder witnesses them.
+"""The `Checkpointer`, and how a step lies on disk.
 
     checkpoints/300/                        a checkpoint; it appears by one rename, complete
-    checkpoints/300/ganjax_manifest.json    what was meant to be saved, and the checksums of every file beside it
-    checkpoints/300.partial…                being written; `300.old`, `300.removed`: being replaced, being deleted
+    checkpoints/300/ganjax_manifest.json    what was meant to be saved, a checksum for each file
+    checkpoints/300.partial…                being written
+    checkpoints/300.old, 300.removed        being replaced, being deleted
 
-Orbax alone loads a flipped bit as a wrong value and lists an empty folder as the latest step. A checkpoint counts here
-only if its manifest, its files and the arrays read back all agree with the checksums.
+Orbax alone loads a flipped bit as a wrong value and lists an empty folder as the latest step. A checkpoint
+counts here only if its manifest, its files and the arrays read back all agree with the checksums.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from ganjax import manifest
+from ganjax.checkpoint import manifest
 from ganjax.errors import UserError
-from ganjax.manifest import Arrays, Damaged
+from ganjax.checkpoint.manifest import Arrays, Damaged
 from ganjax.workdir import fsync_folder
-
-_MAX_DIFFERENCES = 5
 
 
 class CheckpointWarning(UserWarning):
@@ -41,11 +41,11 @@ class CheckpointWarning(UserWarning):
 class Checkpointer:
     """Saves states in the background and restores the newest intact one. Use it in a `with` block.
 
-    Not thread-safe. Opening and restoring change nothing on disk, so a second process may read while a run writes.
+    Not thread-safe. Opening and restoring change nothing on disk: others may read while a run writes.
 
     Args:
         directory: the folder of the steps, made at the first save.
-        keep: how many of the newest intact steps to keep; 0 keeps all. Damaged steps are left and not counted.
+        keep: how many of the newest intact steps to keep; 0 keeps all. Damaged ones stay and do not count.
     """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
@@ -57,7 +57,7 @@ class Checkpointer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
         self._swept = False
-        # step → size and time of its files when they were last found intact, to hash each checkpoint only once
+        # step → sizes and times of its files when last found intact, to hash each checkpoint only once
         self._verified: dict[int, object] = {}
 
     def save(
@@ -65,8 +65,8 @@ class Checkpointer:
     ) -> bool:
         """Copies the state to the host and writes it in the background; donating `state` afterwards is safe.
 
-        Waits for the save before this one, so at most one copy of the state is held and no step is skipped. A step that
-        is already there is replaced, damaged or not, unless it holds the very same values and metadata.
+        Waits for the save before this one, so at most one copy of the state is held and no step is skipped. A
+        step that is already there is replaced, damaged or not, unless it holds the same values and metadata.
 
         Args:
             step: 0 or more.
@@ -83,7 +83,7 @@ class Checkpointer:
         if step < 0:
             raise ValueError(f"step must be 0 or more, came {step}")
         self.wait()
-        if jax.process_index() != 0:  # several processes: the state is replicated, so process 0 holds all of it
+        if jax.process_index() != 0:  # the state is replicated, so process 0 holds and writes all of it
             return True
         arrays = _host_copy(state)
         kept_metadata = json.loads(json.dumps(metadata or {}))
@@ -110,11 +110,11 @@ class Checkpointer:
             step: the step to read; None passes over damaged ones, with a `CheckpointWarning` for each.
 
         Returns:
-            (step, state, metadata), the state in NumPy arrays that the caller places on its devices (a Python number in
-            the template comes back as one); None if there are no checkpoints.
+            (step, state, metadata), the state in NumPy arrays that the caller places on its devices (a Python
+            number in the template comes back as one); None if there are no checkpoints.
 
         Raises:
-            UserError: `step` is missing or damaged, none is intact, or the template is of another architecture.
+            UserError: `step` is missing or damaged, none is intact, or the template has other arrays.
         """
         self.wait()
         # Several processes: let process 0 choose the step and broadcast it, then give it here as `step`.
@@ -130,8 +130,10 @@ class Checkpointer:
                     skipped.append((candidate, str(why)))
                 continue
             for damaged, why_damaged in skipped:
-                message = f"checkpoint {self._path(damaged)} is passed over: {why_damaged}. Using step {candidate} instead."
-                warnings.warn(message, CheckpointWarning, stacklevel=2)
+                passed_over = f"checkpoint {self._path(damaged)} is passed over: {why_damaged}"
+                warnings.warn(
+                    f"{passed_over}. Using step {candidate} instead.", CheckpointWarning, stacklevel=2
+                )
             return candidate, state, metadata
         if skipped:
             raise UserError(_none_intact(self._directory, skipped))
@@ -175,13 +177,14 @@ class Checkpointer:
             names = os.listdir(self._directory)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted({int(name.removesuffix(".old")) for name in names if re.fullmatch(r"\d+(\.old)?", name)})
+        matches = [re.fullmatch(r"(0|[1-9]\d*)(\.old)?", name) for name in names]
+        return sorted({int(match[1]) for match in matches if match})
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, metadata) of a step; Damaged if it is not intact, UserError if the template does not fit."""
+        """(state, metadata); Damaged if the step is not intact, UserError if the template does not fit."""
         path = self._path(step)
         record = manifest.read(path, step)
-        _check_architecture(path, record["leaves"], template)
+        manifest.check_architecture(path, record["leaves"], _signatures(template))
         manifest.check_files(path, record["files"])
         arrays = _read_arrays(path, record["leaves"])
         manifest.check_values(record["leaves"], arrays)
@@ -261,14 +264,14 @@ def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _host_copy(state: Any) -> Arrays:
-    """Host arrays that share no memory with `state`, by path. Blocks until the state is computed and copied."""
+    """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     shards = [_whole_shard(leaf) for _, leaf in leaves]
     copies = jax.device_get(shards)  # starts every transfer, then waits
     arrays: Arrays = {}
     for (path, _), shard, copy in zip(leaves, shards, copies, strict=True):
         # From another device the transfer was the copy; on the CPU it is a view of the buffer to be donated.
-        shares = not isinstance(shard, jax.Array) or shard.device.platform == "cpu"
+        shares = not isinstance(shard, jax.Array) or next(iter(shard.devices())).platform == "cpu"
         arrays[_key_path(path)] = np.array(copy) if shares else np.asarray(copy)
     if len(arrays) != len(leaves):
         raise ValueError("two leaves of the state have the same path")
@@ -279,11 +282,18 @@ def _whole_shard(leaf: Any) -> Any:
     """One device's copy of a replicated array, whatever the number of devices and processes."""
     if not isinstance(leaf, jax.Array):
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        raise TypeError("the state holds a PRNG key; keys are folded from the seed and the step, never stored")
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            "the state holds a PRNG key; keys come from the seed and the step, they are never stored"
+        )
     if not leaf.is_fully_replicated:
         raise ValueError(f"checkpoints take replicated arrays, came {leaf.sharding}")
     return leaf.addressable_data(0)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
@@ -295,13 +305,16 @@ def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, 
 
 
 def _alone() -> ocp.Context:
-    """Orbax for this process by itself. Several processes: it would otherwise wait for calls the others never make."""
-    this = jax.process_index()
-    return ocp.Context(multiprocessing=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}))
+    """Orbax for this process by itself; it would otherwise wait for calls that other processes never make."""
+    context = ocp.Context()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = jax.process_index()
+        context.multiprocessing.active_processes = {jax.process_index()}
+    return context
 
 
 def _nest(arrays: Arrays) -> dict[str, Any]:
-    """Plain nested dicts, which orbax reads back without our classes. It refuses empty arrays: the manifest has them."""
+    """Plain dicts, which orbax reads back without our classes. It refuses empty arrays: left out."""
     tree: dict[str, Any] = {}
     for path, array in arrays.items():
         if array.size:
@@ -322,35 +335,19 @@ def _read_arrays(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
     arrays = {_key_path(keys): np.asarray(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for name, leaf in leaves.items():
         if 0 in leaf["shape"]:
-            arrays[tuple(name.split("/"))] = np.empty(leaf["shape"], jax.numpy.dtype(leaf["dtype"]))
+            arrays[tuple(name.split("/"))] = np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
     return arrays
 
 
 def _signature(leaf: Any) -> str:
     """`float32[3, 3, 8, 8]` for an array, a `jax.ShapeDtypeStruct` or a Python number."""
     shaped = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return f"{np.dtype(shaped.dtype).name}{list(shaped.shape)}"
+    return manifest.signature(np.dtype(shaped.dtype).name, shaped.shape)
 
 
-def _check_architecture(path: Path, leaves: Mapping[str, Mapping[str, Any]], template: Any) -> None:
-    """UserError with the first differences between the template and what the checkpoint holds."""
-    flat = jax.tree_util.tree_leaves_with_path(template)
-    expected = {"/".join(_key_path(keys)): _signature(leaf) for keys, leaf in flat}
-    found = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in leaves.items()}
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if differing:
-        lines = [
-            f"  {name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-            for name in differing[:_MAX_DIFFERENCES]
-        ]
-        if len(differing) > _MAX_DIFFERENCES:
-            lines.append(f"  and {len(differing) - _MAX_DIFFERENCES} more")
-        raise UserError(
-            "\n".join(
-                [f"{path} is a checkpoint of another architecture:", *lines]
-                + ["Restore the options it was made with, or give another --workdir."]
-            )
-        )
+def _signatures(template: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(template)
+    return {"/".join(_key_path(keys)): _signature(leaf) for keys, leaf in leaves}
 
 
 def _fill(template: Any, arrays: Arrays) -> Any:

@@ -3,7 +3,7 @@
 A JSON file inside the checkpoint's folder, written last:
 
     {"format": 1, "step": 300, "metadata": {…}, "sha256": of the rest of this object,
-     "leaves": {"gen/params/conv/kernel": {"shape": [3, 3, 8, 8], "dtype": "float32", "sha256": of the values}, …},
+     "leaves": {"gen/params/conv/kernel": {"shape": [3, 3, 8, 8], "dtype": "float32", "sha256": …}, …},
      "files": {"state/d/3f0c…": {"bytes": 1234, "sha256": …}, …}}
 """
 
@@ -12,16 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ganjax.errors import UserError
 from ganjax.workdir import atomic_write_json, fsync_folder
 
 NAME = "ganjax_manifest.json"
 FORMAT = 1
+_MAX_DIFFERENCES = 5
 
 Arrays = dict[tuple[str, ...], np.ndarray]
 
@@ -33,7 +35,11 @@ class Damaged(Exception):
 def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
     """Path → shape, dtype and sha256 of the values."""
     return {
-        "/".join(path): {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": _array_digest(array)}
+        "/".join(path): {
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "sha256": _array_digest(array),
+        }
         for path, array in arrays.items()
     }
 
@@ -41,7 +47,10 @@ def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
 def write(folder: Path, step: int, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Hashes every file in `folder`, flushes all of them to disk and adds the manifest."""
     files = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _file_digest(file, flush=True)}
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": _file_digest(file, flush=True),
+        }
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
@@ -52,9 +61,9 @@ def write(folder: Path, step: int, leaves: Mapping[str, Any], metadata: Mapping[
 
 
 def read(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of `folder`. Raises Damaged if it is missing, contradicts its own checksum or is of another step."""
+    """The manifest of `folder`. Raises Damaged if it is missing, of another step or not what was written."""
     try:
-        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        manifest: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Damaged(f"it has no {NAME}, so it was not written by ganjax to its end") from None
     except (OSError, ValueError) as error:
@@ -62,11 +71,35 @@ def read(folder: Path, step: int) -> dict[str, Any]:
     guard = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
     if guard != _own_digest(manifest):
         raise Damaged(f"its {NAME} contradicts its own checksum")
-    if manifest["format"] != FORMAT:
-        raise Damaged(f"it has format {manifest['format']}, this ganjax reads format {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        raise Damaged(f"it has format {manifest.get('format')}, this ganjax reads format {FORMAT}")
     if manifest["step"] != step:
         raise Damaged(f"its {NAME} is of step {manifest['step']}")
-    return manifest
+    return dict(manifest)
+
+
+def signature(dtype: str, shape: Sequence[int]) -> str:
+    """`float32[3, 3, 8, 8]`."""
+    return f"{dtype}{list(shape)}"
+
+
+def check_architecture(
+    folder: Path, leaves: Mapping[str, Mapping[str, Any]], expected: Mapping[str, str]
+) -> None:
+    """UserError with the first differences between the arrays expected (path → signature) and those saved."""
+    found = {path: signature(leaf["dtype"], leaf["shape"]) for path, leaf in leaves.items()}
+    paths = sorted(expected.keys() | found.keys())
+    differing = [path for path in paths if expected.get(path) != found.get(path)]
+    if not differing:
+        return
+    lines = [
+        f"  {path}: expected {expected.get(path, 'nothing')}, found {found.get(path, 'nothing')}"
+        for path in differing[:_MAX_DIFFERENCES]
+    ]
+    if len(differing) > _MAX_DIFFERENCES:
+        lines.append(f"  and {len(differing) - _MAX_DIFFERENCES} more")
+    advice = "Restore the options it was made with, or give another --workdir."
+    raise UserError("\n".join([f"{folder} is a checkpoint of another architecture:", *lines, advice]))
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -93,7 +126,7 @@ def check_values(leaves: Mapping[str, Mapping[str, Any]], arrays: Arrays) -> Non
 
 
 def _array_digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _own_digest(manifest: Any) -> str:

@@ -1,0 +1,5 @@
+"""Saving and exact resuming: Orbax stores the arrays, a manifest of ours beside them is their witness."""
+
+from ganjax.checkpoint.checkpointer import Checkpointer, CheckpointWarning
+
+__all__ = ["CheckpointWarning", "Checkpointer"]

@@ -245,7 +245,7 @@ class Progress:
 def format_dry_run(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:
     """Aligned text for `--dry-run`: each section's title, then its names and values in two columns.
 
-    Integers get thousands separators, floats 6 significant digits; all else is shown by `str`..
+    Integers get thousands separators, floats 6 significant digits; all else is shown by `str`.
     """
     rows = {title: list(section) for title, section in sections.items()}
     width = max((len(name) for section in rows.values() for name, _ in section), default=0)

@@ -36,7 +36,8 @@ class Optimizer:
         """New parameters, new optimiser state and the learning rate that was used."""
         rate = peak * self.schedule(step)
         opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-        updates, opt_state = self.tx.update(grads, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            updates, opt_state = self.tx.update(grads, opt_state, params)
         return self.project(optax.apply_updates(params, updates)), opt_state, rate
 
 

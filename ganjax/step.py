@@ -128,7 +128,7 @@ def update_net(
     params, opt_state, rate = optimizer.update(
         grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
     )
-    metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.global_norm(grads)}
+    metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.tree.norm(grads)}
     state = state.replace(control=note_fault(state, name, metrics))
     moved = NetState(params=params, stats=stats, opt_state=opt_state)
     resting = state.control.get(f"rest/{name}")

@@ -1,0 +1,148 @@
+"""The step: pure, the same on any number of devices, and what each network's update may touch."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from small import points_config, run_steps, small_config
+
+
+def assert_close(a, b, rtol=2e-4, atol=2e-5):
+    flat_a, flat_b = (dict(jax.tree_util.tree_leaves_with_path(x)) for x in (a, b))
+    assert flat_a.keys() == flat_b.keys()
+    for path, leaf in flat_a.items():
+        np.testing.assert_allclose(
+            np.asarray(leaf), np.asarray(flat_b[path]), rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def assert_equal(a, b):
+    for (path, x), (_, y) in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b), strict=True
+    ):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+# Adam divides by the root of the second moment, so rounding in a tiny gradient becomes a large relative change:
+# SGD lets rounding stay rounding.
+SGD = {"gen__optimizer__name": "sgd", "dis__optimizer__name": "sgd"}
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("norm", ["batch", "pixel"])
+def test_the_run_is_the_same_on_any_number_of_devices(devices, norm):
+    config = small_config(gen__norm=norm, gen__spectral_norm=True, **SGD)
+    _, one, _ = run_steps(config, devices=1)
+    _, several, _ = run_steps(config, devices=devices)
+    assert_close(one, several)
+
+
+def test_adam_too_is_the_same_up_to_rounding():
+    config = small_config(gen__norm="pixel", gen__optimizer__eps=1e-4, dis__optimizer__eps=1e-4)
+    _, one, _ = run_steps(config, devices=1)
+    _, two, _ = run_steps(config, devices=2)
+    assert_close(one, two, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_pmap_and_shard_map_are_the_same_program(devices):
+    config = small_config()
+    _, pmapped, _ = run_steps(config, devices=devices, mode="pmap")
+    _, sharded, _ = run_steps(config, devices=devices, mode="shard_map")
+    assert_close(pmapped, sharded, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_a_pure_function_of_state_and_data():
+    config = small_config()
+    assert_equal(run_steps(config, devices=2)[1], run_steps(config, devices=2)[1])
+
+
+def test_going_on_from_a_state_equals_going_through():
+    config = small_config()
+    _, whole, _ = run_steps(config, steps=4, devices=2)
+    _, half, _ = run_steps(config, steps=2, devices=2)
+    _, rest, _ = run_steps(config, steps=2, devices=2, state=half)
+    assert_equal(whole, rest)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_several_steps_a_call_are_the_same_steps(scan):
+    config = points_config(**SGD)
+    _, single, rows = run_steps(config, steps=4)
+    _, many, means = run_steps(config, steps=4, per_call=4, scan=scan)
+    assert_close(single, many, rtol=1e-5, atol=1e-6)
+    assert means[0]["loss/dis"] == pytest.approx(np.mean([row["loss/dis"] for row in rows]), rel=1e-4)
+
+
+def spectral(state, net):
+    return {k: v for k, v in getattr(state, net).stats.items() if k == "spectral"}
+
+
+def test_only_its_own_update_moves_a_networks_spectral_vectors():
+    config = small_config(gen__spectral_norm=True, gen__optimizer__learning_rate=0.0)
+    made, state, _ = run_steps(config, steps=1)
+    assert_equal(state.gen.params, made.init().gen.params)
+    quiet = small_config(gen__spectral_norm=True, dis__optimizer__learning_rate=0.0)
+    made, state, _ = run_steps(quiet, steps=1)
+    # D's weights stay, so its converged vectors stay but for rounding, however often they move.
+    assert_close(spectral(state, "dis"), spectral(jax.device_get(made.init()), "dis"), rtol=0, atol=1e-3)
+    assert_equal(state.ema["spectral"], state.gen.stats["spectral"])
+
+
+def test_the_generators_update_leaves_everything_of_the_discriminator_alone():
+    from ganjax.factory import build
+    from ganjax.step import update_net
+    from small import small_dataset
+
+    config = small_config()
+    made = build(config, small_dataset(), axis_name=None)
+    state = made.init()
+    index = np.arange(16, dtype=np.int32)
+    batch = made.deliver(jax.tree.map(jax.numpy.asarray, (small_dataset().images, None)), state, jax.numpy.asarray(index))
+    reals = tuple(scale[0] for scale in batch.reals)
+    after, _ = update_net("gen", made.game, state, reals, None, batch.index, 1)
+    assert_equal(after.dis, state.dis)
+    after, _ = update_net("dis", made.game, state, reals, None, batch.index, 0)
+    assert_equal(after.gen, state.gen)
+    assert_equal(after.ema, state.ema)
+
+
+def test_learning_rates_are_those_of_the_config_and_its_schedule():
+    config = small_config(
+        gen__optimizer__learning_rate=1e-3,
+        dis__optimizer__learning_rate=2e-3,
+        dis__optimizer__schedule="linear",
+        train__steps=10,
+    )
+    _, _, rows = run_steps(config, steps=3)
+    assert [row["lr/gen"] for row in rows] == pytest.approx([1e-3] * 3)
+    assert [row["lr/dis"] for row in rows] == pytest.approx([2e-3, 1.8e-3, 1.6e-3])
+
+
+def test_ema_follows_its_half_life():
+    config = small_config(ema__half_life_kimg=0.016, ema__rampup=0.0, gen__norm="batch")
+    made, first, _ = run_steps(config, steps=1)
+    start = jax.device_get(made.init())
+    for name in ("params", "batch_stats"):  # one step of 16 images is one half-life
+        expected = jax.tree.map(lambda a, b: 0.5 * (a + b), start.ema[name], first.gen.variables[name])
+        assert_close(first.ema[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_ema_off_is_the_generator_itself_and_survives_donation():
+    _, state, _ = run_steps(small_config(ema__half_life_kimg=0.0), steps=3, devices=2)
+    assert_equal(state.ema, state.gen.variables)
+
+
+def test_a_fault_is_noted_with_its_step_and_network():
+    config = small_config(gen__optimizer__learning_rate=float(1e30), gen__norm="none", gen__optimizer__name="sgd")
+    _, state, _ = run_steps(config, steps=4)
+    faults = {name: int(state.control[f"fault/{name}"]) for name in ("dis", "gen")}
+    assert min(step for step in faults.values() if step >= 0) >= 1  # the first step was still finite
+
+
+def test_one_trace_per_step():
+    config = points_config()
+    with jax.log_compiles(False):
+        _, _, rows = run_steps(config, steps=6, devices=2)
+    assert len(rows) == 6

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ganjax.data import digits, fashion_mnist, mixtures, tfds_source
 from ganjax.data.dataset import Dataset, Request, fit_images
-from ganjax.data.digits import digits, stacked_digits
-from ganjax.data.fashion_mnist import fashion_mnist
 from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
-from ganjax.data.mixtures import grid, ring
 from ganjax.data.order import shuffled_indices
-from ganjax.data.tfds_source import load_tfds
 from ganjax.errors import UserError
 
 __all__ = [
@@ -27,11 +24,11 @@ __all__ = [
 ]
 
 DATASETS: dict[str, Callable[[Request], Dataset]] = {
-    "digits": digits,
-    "fashion_mnist": fashion_mnist,
-    "grid": grid,
-    "ring": ring,
-    "stacked_digits": stacked_digits,
+    "digits": digits.digits,
+    "fashion_mnist": fashion_mnist.fashion_mnist,
+    "grid": mixtures.grid,
+    "ring": mixtures.ring,
+    "stacked_digits": digits.stacked_digits,
 }
 
 _MAX_RESOLUTION = 4096
@@ -66,4 +63,4 @@ def load(
     request = Request(name, path=path, manual_dir=manual_dir, split=split, resolution=resolution, seed=seed)
     if name in DATASETS:
         return DATASETS[name](request)
-    return load_tfds(request, DATASETS)
+    return tfds_source.load_tfds(request, DATASETS)

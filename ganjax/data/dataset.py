@@ -61,7 +61,7 @@ class Request:
 
 
 def content_hash(images: np.ndarray, labels: np.ndarray | None) -> str:
-    """sha256, in hex, of the bytes of both arrays; the image of one array is the same on every machine."""
+    """sha256, in hex, of the bytes of the images and then of the labels."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     if labels is not None:
         digest.update(np.ascontiguousarray(labels).data)

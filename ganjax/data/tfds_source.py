@@ -78,9 +78,13 @@ def read_prepared(folder: Path, request: Request) -> Dataset:
     try:
         split = info.splits[request.split]
     except ValueError as error:
-        raise UserError(f"data.split: {request.split!r} is no part of a split: {error}") from None
+        raise UserError(
+            f"data.split: {request.split!r} is no part of a split: {str(error).splitlines()[0]}"
+        ) from None
     if "image" not in info.features:
-        raise UserError(f"data.name: {request.name} has no feature 'image'; it has {', '.join(info.features)}.")
+        raise UserError(
+            f"data.name: {request.name} has no feature 'image'; it has {', '.join(info.features)}."
+        )
     images, labels = _cached_arrays(folder, info, split, request)
     classes = info.features["label"] if labels is not None else None
     return Dataset(
@@ -134,8 +138,10 @@ def _unknown(name: str, root: Path, built_in: Iterable[str]) -> UserError:
 
 def _prepare_stock(root: Path, request: Request, built_in: Iterable[str]) -> Path:
     """Have TFDS's own builder write the dataset as ArrayRecord; returns its folder."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    tf.config.set_visible_devices([], "GPU")  # or it would reserve the memory that training needs
     try:
         builder = tfds.builder(
             request.name, data_dir=os.fspath(root), file_format="array_record", try_gcs=False

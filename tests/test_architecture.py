@@ -31,7 +31,7 @@ HEART = [  # a rank imports those above it in this list
 ]
 ASSEMBLY = {"terms", "steering"}  # from config to parts of the heart, for the factory
 LEAVES = {"parallel", "data", "metrics", "monitor", "checkpoint", "writers", "report"}
-FILES = {"workdir", "manifest"}  # what the leaves share
+FILES = {"workdir"}  # what the leaves share
 
 
 def allowed_imports() -> dict[str, set[str]]:

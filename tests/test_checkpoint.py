@@ -93,7 +93,7 @@ def test_nothing_saved(tmp_path: Path) -> None:
     with Checkpointer(tmp_path / "none", keep=3) as checkpoints:
         assert checkpoints.restore(make_state(0)) is None
         assert checkpoints.steps() == [] and checkpoints.latest_step() is None
-        with pytest.raises(UserError, match="no checkpoint of step 5 .* none"):
+        with pytest.raises(UserError, match=r"no checkpoint of step 5 .* none"):
             checkpoints.restore(make_state(0), 5)
     assert not (tmp_path / "none").exists()
 
@@ -349,10 +349,12 @@ def test_reading_while_a_run_writes(tmp_path: Path) -> None:
     done = threading.Event()
 
     def write() -> None:
-        with writer:
-            for step in range(2, 15):
-                writer.save(step, make_state(step))
-        done.set()
+        try:
+            with writer:
+                for step in range(2, 15):
+                    writer.save(step, make_state(step))
+        finally:
+            done.set()
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -381,11 +383,11 @@ with Checkpointer(Path(sys.argv[1]), keep=2) as checkpoints:
     while True:
         step += 1
         checkpoints.save(step, {"w": np.full((400, 500), step, np.float32), "step": step})
+        print(step, flush=True)
 """
 
 
-@pytest.mark.parametrize("_", [0])
-def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path, _: int) -> None:
+def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     reached = 0
     for _kill in range(8):
@@ -399,8 +401,8 @@ def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path, _: 
         ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
-            start = child.stdout.readline()
-            time.sleep(rng.uniform(0.05, 0.6))
+            start, *_ = (child.stdout.readline() for _ in range(rng.randrange(1, 12)))
+            time.sleep(rng.uniform(0, 0.1))
             child.send_signal(signal.SIGKILL)
         assert start == f"at {reached}\n"
         with Checkpointer(tmp_path, keep=0) as checkpoints:
@@ -412,17 +414,18 @@ def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path, _: 
         assert found[0] >= reached and found[0] == steps[-1] and found[1]["step"] == found[0]
         np.testing.assert_array_equal(found[1]["w"], found[0])
         reached = found[0]
-    assert reached > 8
+    assert reached
     for path in tmp_path.iterdir():  # what is left besides is recognised, and only of the last kill
         assert path.name.isdecimal() or path.name.split(".")[1] in ("partial", "old", "removed")
 
 
-def test_metadata_must_be_json_and_names_unique(tmp_path: Path) -> None:
+def test_refuses_what_it_could_not_give_back(tmp_path: Path) -> None:
     with Checkpointer(tmp_path, keep=0) as checkpoints:
         with pytest.raises(TypeError, match="JSON"):
             checkpoints.save(1, {"w": 1}, metadata={"a": object()})
-        with pytest.raises(ValueError, match="same path"):
-            checkpoints.save(1, {"a": (1, 2), "b": 1} | {"a": {0: 1, "0": 2}})
+        for state in ({"a": {"b": 1}, "a/b": 2}, jnp.zeros(1)):
+            with pytest.raises(ValueError, match="named leaves"):
+                checkpoints.save(1, state)
         with pytest.raises(ValueError, match="0 or more"):
             checkpoints.save(-1, {"w": 1})
     with pytest.raises(ValueError, match="keep"):

@@ -12,13 +12,15 @@ counts here only if its manifest, its files and the arrays read back all agree w
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,9 +31,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ganjax.checkpoint import manifest
-from ganjax.errors import UserError
 from ganjax.checkpoint.manifest import Arrays, Damaged
+from ganjax.errors import UserError
 from ganjax.workdir import fsync_folder
+
+_ORBAX_LOCK = threading.Lock()
 
 
 class CheckpointWarning(UserWarning):
@@ -265,16 +269,15 @@ def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
 
 def _host_copy(state: Any) -> Arrays:
     """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = [(_key_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(state)]
+    if any(not path or "/" in "".join(path) for path, _ in leaves):
+        raise ValueError("expected a state of named leaves, without '/' in a name")
     shards = [_whole_shard(leaf) for _, leaf in leaves]
-    copies = jax.device_get(shards)  # starts every transfer, then waits
     arrays: Arrays = {}
-    for (path, _), shard, copy in zip(leaves, shards, copies, strict=True):
+    for (path, _), shard, copy in zip(leaves, shards, jax.device_get(shards), strict=True):
         # From another device the transfer was the copy; on the CPU it is a view of the buffer to be donated.
         shares = not isinstance(shard, jax.Array) or next(iter(shard.devices())).platform == "cpu"
-        arrays[_key_path(path)] = np.array(copy) if shares else np.asarray(copy)
-    if len(arrays) != len(leaves):
-        raise ValueError("two leaves of the state have the same path")
+        arrays[path] = np.array(copy) if shares else np.asarray(copy)
     return arrays
 
 
@@ -299,18 +302,23 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
     """Everything a checkpoint holds, flushed to disk, under a name that does not count yet."""
     leaves = manifest.describe(arrays)  # first: it witnesses what was meant, not what was written
-    with _alone():
+    with _orbax():
         ocp.save(stage, _nest(arrays))
     manifest.write(stage, step, leaves, metadata)
 
 
-def _alone() -> ocp.Context:
-    """Orbax for this process by itself; it would otherwise wait for calls that other processes never make."""
+@contextlib.contextmanager
+def _orbax() -> Iterator[None]:
+    """Orbax for one caller in this process: in 0.12.8 a load removes the folder a save in another thread writes.
+
+    With several processes it is told that this one is alone; it would otherwise wait for the others to call it.
+    """
     context = ocp.Context()
     if jax.process_count() > 1:
         context.multiprocessing.primary_host = jax.process_index()
         context.multiprocessing.active_processes = {jax.process_index()}
-    return context
+    with _ORBAX_LOCK, context:
+        yield
 
 
 def _nest(arrays: Arrays) -> dict[str, Any]:
@@ -328,7 +336,7 @@ def _nest(arrays: Arrays) -> dict[str, Any]:
 def _read_arrays(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
     """What orbax finds in the folder, and the empty arrays it could not store."""
     try:
-        with _alone():
+        with _orbax():
             tree = ocp.load(path)
     except Exception as error:  # orbax raises whatever its parts raise
         raise Damaged(f"orbax cannot read it ({error})") from error

@@ -264,14 +264,17 @@ class Checkpointer:
 
 
 def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    """The names on the way to a leaf. A name like `fault/dis`, as metrics have, is two."""
+    names = (jax.tree_util.keystr((key,), simple=True) for key in path)
+    return tuple(part for name in names for part in name.split("/"))
 
 
 def _host_copy(state: Any) -> Arrays:
     """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
     leaves = [(_key_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(state)]
-    if any(not path or "/" in "".join(path) for path, _ in leaves):
-        raise ValueError("expected a state of named leaves, without '/' in a name")
+    paths = {path for path, _ in leaves}
+    if len(paths) != len(leaves) or any(path[:n] in paths for path in paths for n in range(len(path))):
+        raise ValueError("expected a state of named leaves, each with a path of its own")
     shards = [_whole_shard(leaf) for _, leaf in leaves]
     arrays: Arrays = {}
     for (path, _), shard, copy in zip(leaves, shards, jax.device_get(shards), strict=True):

@@ -273,7 +273,8 @@ def _host_copy(state: Any) -> Arrays:
     """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
     leaves = [(_key_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(state)]
     paths = {path for path, _ in leaves}
-    if len(paths) != len(leaves) or any(path[:n] in paths for path in paths for n in range(len(path))):
+    inside_another = any(path[:n] in paths for path in paths for n in range(len(path)))
+    if () in paths or inside_another or len(paths) != len(leaves):
         raise ValueError("expected a state of named leaves, each with a path of its own")
     shards = [_whole_shard(leaf) for _, leaf in leaves]
     arrays: Arrays = {}

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ganjax.augment.noise import normal_like
+
 Images = tuple[Array, ...]
 Dis = Callable[[Images], Array]
 
@@ -223,15 +225,7 @@ def _wgan_gp(
 
 def _dragan(dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None) -> Array:
     del fakes
-
-    def draw(scale: int, x: Array) -> Array:
-        def one(key: Array) -> Array:
-            return jax.random.normal(jax.random.fold_in(key, scale), x.shape[1:], x.dtype)
-
-        return jax.vmap(one)(keys)
-
-    noise = tuple(draw(scale, x) for scale, x in enumerate(reals))
-    return dragan(dis, reals, noise, axis_name=axis_name)
+    return dragan(dis, reals, normal_like(keys, reals), axis_name=axis_name)
 
 
 @dataclass(frozen=True)

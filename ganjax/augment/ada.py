@@ -18,28 +18,27 @@ Images = tuple[Array, ...]
 _LN2 = 0.6931471805599453
 
 
-class _Dice:
-    """Draws per image; each call folds the next number into the keys, so the order of calls is the design."""
+class Dice:
+    """Draws per image, handed out in the order of the calls. All are made at once, which is quick to compile."""
 
-    def __init__(self, keys: Array) -> None:
-        self._keys = keys
-        self._count = 0
-
-    def _next(self) -> Array:
-        self._count += 1
-        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self._keys, self._count)
+    def __init__(self, keys: Array, count: int) -> None:
+        """keys: [N]; count: how many numbers of each kind there are to hand out."""
+        split = jax.vmap(jax.random.split)(keys)
+        self._uniforms = jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(split[:, 0])
+        self._normals = jax.vmap(lambda key: jax.random.normal(key, (count,), jnp.float32))(split[:, 1])
+        self._columns = iter(range(count))
 
     def uniform(self, low: float, high: float) -> Array:
         """U(low, high) [N] float32."""
-        return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(self._next())
+        return low + (high - low) * self._uniforms[:, next(self._columns)]
 
     def normal(self, std: float) -> Array:
         """N(0, std²) [N] float32."""
-        return std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(self._next())
+        return std * self._normals[:, next(self._columns)]
 
     def below(self, bound: int) -> Array:
         """A whole number from 0 to bound - 1, [N] int32."""
-        return jax.vmap(lambda key: jax.random.randint(key, (), 0, bound, jnp.int32))(self._next())
+        return (bound * self.uniform(0.0, 1.0)).astype(jnp.int32)
 
     def applied(self, p: Array, value: Array, identity: float = 0.0) -> Array:
         """`value` with probability p (none at 0, all at 1), else the parameter that does nothing."""
@@ -76,19 +75,19 @@ class Affine(NamedTuple):
         return self._replace(x0=self.x0 + x, y0=self.y0 + y)
 
 
-def random_affine(keys: Array, p: Array, height: int, width: int) -> Affine:
+def random_affine(dice: Dice, p: Array, height: int, width: int) -> Affine:
     """The paper's geometry, from output to source, hence in reverse order; signs and inverses need no care, since
     every distribution is symmetric (log-symmetric for the scales).
 
     Args:
-        keys: [N] PRNG keys.
+        dice: of the images; 18 numbers.
         p: scalar float32 in [0, 1], the probability of each transform.
         height, width: of the finest scale, in pixels.
     """
-    dice = _Dice(keys)
     # Two rotations would turn an image with probability 1 - (1 - p)²; at this one each they do with p in all.
     p_turn = 1.0 - jnp.sqrt(1.0 - p)
-    one, zero = jnp.ones(keys.shape[:1], jnp.float32), jnp.zeros(keys.shape[:1], jnp.float32)
+    fraction = (dice.normal(0.125), dice.normal(0.125))
+    one, zero = jnp.ones_like(fraction[0]), jnp.zeros_like(fraction[0])
 
     def angle() -> tuple[Array, Array]:
         theta = dice.applied(p_turn, dice.uniform(-jnp.pi, jnp.pi))
@@ -97,7 +96,6 @@ def random_affine(keys: Array, p: Array, height: int, width: int) -> Affine:
     def log_normal() -> Array:
         return jnp.exp(dice.applied(p, dice.normal(0.2 * _LN2)))
 
-    fraction = (dice.normal(0.125), dice.normal(0.125))
     apply_fraction = dice.applied(p, one)
     affine = Affine(one, zero, zero, one, zero, zero).moved(
         apply_fraction * fraction[0] * width, apply_fraction * fraction[1] * height
@@ -178,9 +176,8 @@ def compose_colour(shift: Array, contrast: Array, luma: Array, theta: Array, sat
     )
 
 
-def random_colour(keys: Array, p: Array, channels: int) -> Colour:
-    """The paper's colour transforms; of one channel only brightness, contrast and luma flip."""
-    dice = _Dice(keys)
+def random_colour(dice: Dice, p: Array, channels: int) -> Colour:
+    """The paper's colour transforms (10 numbers of the dice); of one channel only brightness, contrast, luma flip."""
     shift = dice.applied(p, dice.normal(0.2))
     contrast = jnp.exp(dice.applied(p, dice.normal(0.5 * _LN2)))
     luma = 1.0 - 2.0 * dice.applied(p, dice.below(2), 0).astype(jnp.float32)
@@ -226,9 +223,9 @@ def ada_augment(keys: Array, images: Images, p: float | Array) -> Images:
         raise ValueError(f"ADA expects a tuple of images [N, H, W, 1 or 3], got {shapes}")
     p = jnp.asarray(p, jnp.float32)
     height, width, channels = images[-1].shape[1:]
-    split = jax.vmap(jax.random.split)(keys)
-    affine = random_affine(split[:, 0], p, height, width)
-    colour = random_colour(split[:, 1], p, channels)
+    dice = Dice(keys, 28)
+    affine = random_affine(dice, p, height, width)
+    colour = random_colour(dice, p, channels)
     return tuple(recolour(warp(x, affine, height, width), colour) for x in images)
 
 

@@ -25,22 +25,23 @@ def _check(images: Images) -> None:
         )
 
 
-def _uniform(keys: Array, number: int, low: float, high: float) -> Array:
-    """U(low, high) [N] float32; each transform folds in its own number, so that policies share their draws."""
+@jax.jit
+def _draws(keys: Array) -> Array:
+    """U(0, 1) [N, 7] float32, a column for each number that the transforms draw.
 
-    def draw(key: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(key, number), (), jnp.float32, low, high)
+    Every transform asks for all of them and XLA merges the requests: one draw is quick to compile, seven are not.
+    """
+    return jax.vmap(lambda key: jax.random.uniform(key, (7,), jnp.float32))(keys)
 
-    return jax.vmap(draw)(keys)
+
+def _uniform(keys: Array, column: int, low: float, high: float) -> Array:
+    """U(low, high) [N] float32."""
+    return low + (high - low) * _draws(keys)[:, column]
 
 
-def _integers(keys: Array, number: int, low: int, high: int) -> Array:
+def _integers(keys: Array, column: int, low: int, high: int) -> Array:
     """Whole numbers from low to high, both included, [N] as float32."""
-
-    def draw(key: Array) -> Array:
-        return jax.random.randint(jax.random.fold_in(key, number), (), low, high + 1, jnp.int32)
-
-    return jax.vmap(draw)(keys).astype(jnp.float32)
+    return low + jnp.floor((high - low + 1) * _draws(keys)[:, column])
 
 
 def _about(x: Array, centre: Array, factor: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -9,6 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 
 Images = tuple[Array, ...]
+
+
+def normal_like(keys: Array, images: Images) -> Images:
+    """N(0, 1) of the shapes and dtypes of `images`, each image's from its own key of `keys` [N]."""
+    sizes = [math.prod(x.shape[1:]) for x in images]
+    # one draw for all scales: the generator is most of what an XLA program with noise takes to compile
+    draws = jax.vmap(lambda key: jax.random.normal(key, (sum(sizes),), images[0].dtype))(keys)
+    parts = jnp.split(draws, list(itertools.accumulate(sizes))[:-1], axis=1)
+    return tuple(part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, images, strict=True))
 
 
 def instance_noise(keys: Array, images: Images, std: float | Array) -> Images:
@@ -24,13 +35,8 @@ def instance_noise(keys: Array, images: Images, std: float | Array) -> Images:
         std: in units of the images, may be traced. 0 gives the images back, exactly.
     """
 
-    def noisy(scale: int, x: Array) -> Array:
-        def draw(key: Array) -> Array:
-            return jax.random.normal(jax.random.fold_in(key, scale), x.shape[1:], x.dtype)
-
-        return x + jnp.asarray(std, x.dtype) * jax.vmap(draw)(keys)
-
-    return tuple(noisy(scale, x) for scale, x in enumerate(images))
+    noise = normal_like(keys, images)
+    return tuple(x + jnp.asarray(std, x.dtype) * n for x, n in zip(images, noise, strict=True))
 
 
 def _constant(progress: Array) -> Array:

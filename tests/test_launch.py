@@ -29,6 +29,7 @@ case "$1 $2" in
     [ -z "$PIP_FAIL" ] || exit 1
     printf '#!/bin/bash\\nprintf "%%s\\\\n" "$PWD" "platforms=$JAX_PLATFORMS" "$@"\\n' >"${0%/*}/ganjax"
     chmod +x "${0%/*}/ganjax" ;;
+  '-c import ensurepip'*) [ -z "$NO_VENV" ] || [ -e "$STUBS/venv-module" ] ;;
   '-c '*version) echo 3.12.0 stub ;;
   '-c '* | '-V '*) echo 3.12 ;;
 esac
@@ -212,6 +213,20 @@ def test_two_first_starts_install_once(machine: Machine) -> None:
     assert [one.returncode, two.returncode] == [0, 0], out
     assert len(machine.calls) == 2
     assert sum("waiting for another start" in err for _, err in out) == 1
+
+
+def test_missing_venv_module_is_fetched_as_root_on_debian(machine: Machine) -> None:
+    machine.stub(
+        "apt-get", '#!/bin/bash\necho "apt-get $*" >>"$LOG"\n[ $1 = update ] || touch "$STUBS/venv-module"\n'
+    )
+    machine.stub("id", "#!/bin/bash\necho 1000\n")
+    code, _, err = machine.start("train", NO_VENV="1")
+    assert code == 1 and "cannot make virtual environments; as root: apt-get install" in err
+    assert not machine.calls
+    machine.stub("id", "#!/bin/bash\necho 0\n")
+    code, _, err = machine.start("train", NO_VENV="1")
+    assert code == 0, err
+    assert [call.split()[0] for call in machine.calls] == ["apt-get", "apt-get", "venv", "pip"]
 
 
 def test_foreign_folder_is_left_alone(machine: Machine, tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ import os, sys, time
 from pathlib import Path
 from ganjax.workdir import Workdir
 workdir = Workdir.open(Path(sys.argv[1]), config={}, allowed=())
-child = os.fork() if "fork" in sys.argv else 0
-if child or "fork" not in sys.argv:
-    print(os.getpid(), child, flush=True)
+forked = "fork" in sys.argv
+if not forked:
+    print(os.getpid(), 0, flush=True)
+elif os.fork() == 0:
+    print(os.getppid(), os.getpid(), flush=True)
 time.sleep(60)
 """
 

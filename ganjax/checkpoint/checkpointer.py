@@ -12,30 +12,22 @@ counts here only if its manifest, its files and the arrays read back all agree w
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
-import logging
 import os
 import re
 import shutil
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from ganjax.checkpoint import manifest
+from ganjax.checkpoint import manifest, storage
 from ganjax.checkpoint.manifest import Arrays, Damaged
 from ganjax.errors import UserError
 from ganjax.workdir import fsync_folder
-
-_ORBAX_LOCK = threading.Lock()
 
 
 class CheckpointWarning(UserWarning):
@@ -55,7 +47,7 @@ class Checkpointer:
     def __init__(self, directory: Path, *, keep: int) -> None:
         if keep < 0:
             raise ValueError(f"keep must be 0 or more, came {keep}")
-        _quieten_orbax()
+        storage.quieten_orbax()
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -89,7 +81,7 @@ class Checkpointer:
         self.wait()
         if jax.process_index() != 0:  # the state is replicated, so process 0 holds and writes all of it
             return True
-        arrays = _host_copy(state)
+        arrays = storage.host_copy(state)
         kept_metadata = json.loads(json.dumps(metadata or {}))
         if self._path(step).exists() and self._holds(step, arrays, kept_metadata):
             return False
@@ -188,11 +180,11 @@ class Checkpointer:
         """(state, metadata); Damaged if the step is not intact, UserError if the template does not fit."""
         path = self._path(step)
         record = manifest.read(path, step)
-        manifest.check_architecture(path, record["leaves"], _signatures(template))
+        manifest.check_architecture(path, record["leaves"], storage.signatures(template))
         manifest.check_files(path, record["files"])
-        arrays = _read_arrays(path, record["leaves"])
+        arrays = storage.read(path, record["leaves"])
         manifest.check_values(record["leaves"], arrays)
-        return _fill(template, arrays), record["metadata"]
+        return storage.fill(template, arrays), record["metadata"]
 
     def _restore_exactly(self, template: Any, step: int) -> tuple[int, Any, dict[str, Any]]:
         if step not in self._numbered():
@@ -263,41 +255,6 @@ class Checkpointer:
                 _remove(removed)
 
 
-def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
-    """The names on the way to a leaf. A name like `fault/dis`, as metrics have, is two."""
-    names = (jax.tree_util.keystr((key,), simple=True) for key in path)
-    return tuple(part for name in names for part in name.split("/"))
-
-
-def _host_copy(state: Any) -> Arrays:
-    """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
-    leaves = [(_key_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(state)]
-    paths = {path for path, _ in leaves}
-    inside_another = any(path[:n] in paths for path in paths for n in range(len(path)))
-    if () in paths or inside_another or len(paths) != len(leaves):
-        raise ValueError("expected a state of named leaves, each with a path of its own")
-    shards = [_whole_shard(leaf) for _, leaf in leaves]
-    arrays: Arrays = {}
-    for (path, _), shard, copy in zip(leaves, shards, jax.device_get(shards), strict=True):
-        # From another device the transfer was the copy; on the CPU it is a view of the buffer to be donated.
-        shares = not isinstance(shard, jax.Array) or next(iter(shard.devices())).platform == "cpu"
-        arrays[path] = np.array(copy) if shares else np.asarray(copy)
-    return arrays
-
-
-def _whole_shard(leaf: Any) -> Any:
-    """One device's copy of a replicated array, whatever the number of devices and processes."""
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            "the state holds a PRNG key; keys come from the seed and the step, they are never stored"
-        )
-    if not leaf.is_fully_replicated:
-        raise ValueError(f"checkpoints take replicated arrays, came {leaf.sharding}")
-    return leaf.addressable_data(0)
-
-
 def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
@@ -306,70 +263,8 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
     """Everything a checkpoint holds, flushed to disk, under a name that does not count yet."""
     leaves = manifest.describe(arrays)  # first: it witnesses what was meant, not what was written
-    with _orbax():
-        ocp.save(stage, _nest(arrays))
+    storage.write(stage, arrays)
     manifest.write(stage, step, leaves, metadata)
-
-
-@contextlib.contextmanager
-def _orbax() -> Iterator[None]:
-    """Orbax for one caller in this process: in 0.12.8 a load removes the folder a save in another thread writes.
-
-    With several processes it is told that this one is alone; it would otherwise wait for the others to call it.
-    """
-    context = ocp.Context()
-    if jax.process_count() > 1:
-        context.multiprocessing.primary_host = jax.process_index()
-        context.multiprocessing.active_processes = {jax.process_index()}
-    with _ORBAX_LOCK, context:
-        yield
-
-
-def _nest(arrays: Arrays) -> dict[str, Any]:
-    """Plain dicts, which orbax reads back without our classes. It refuses empty arrays: left out."""
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        if array.size:
-            branch = tree
-            for key in path[:-1]:
-                branch = branch.setdefault(key, {})
-            branch[path[-1]] = array
-    return tree
-
-
-def _read_arrays(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
-    """What orbax finds in the folder, and the empty arrays it could not store."""
-    try:
-        with _orbax():
-            tree = ocp.load(path)
-    except Exception as error:  # orbax raises whatever its parts raise
-        raise Damaged(f"orbax cannot read it ({error})") from error
-    arrays = {_key_path(keys): np.asarray(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    for name, leaf in leaves.items():
-        if 0 in leaf["shape"]:
-            arrays[tuple(name.split("/"))] = np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
-    return arrays
-
-
-def _signature(leaf: Any) -> str:
-    """`float32[3, 3, 8, 8]` for an array, a `jax.ShapeDtypeStruct` or a Python number."""
-    shaped = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return manifest.signature(np.dtype(shaped.dtype).name, shaped.shape)
-
-
-def _signatures(template: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(template)
-    return {"/".join(_key_path(keys)): _signature(leaf) for keys, leaf in leaves}
-
-
-def _fill(template: Any, arrays: Arrays) -> Any:
-    """The arrays in the template's structure; a Python number where the template has one."""
-
-    def leaf(keys: Sequence[Any], wanted: Any) -> Any:
-        array = arrays[_key_path(keys)]
-        return array.item() if isinstance(wanted, bool | int | float | complex) else array
-
-    return jax.tree_util.tree_map_with_path(leaf, template)
 
 
 def _none_intact(directory: Path, skipped: Sequence[tuple[int, str]]) -> str:
@@ -381,7 +276,7 @@ def _none_intact(directory: Path, skipped: Sequence[tuple[int, str]]) -> str:
 
 
 def _failed_save(directory: Path, step: int, size: int, last: int | None, error: Exception) -> str:
-    free = shutil.disk_usage(directory if directory.exists() else directory.parent).free
+    free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
     rest = "there is no earlier one" if last is None else f"the last one on disk is step {last}"
     return (
         f"checkpoint of step {step} could not be saved in {directory}: expected to write {size / 1e6:.1f} MB "
@@ -405,14 +300,3 @@ def _sweep(directory: Path) -> None:
                 os.rename(path, directory / match[1])
             else:
                 _remove(path)
-
-
-def _quieten_orbax() -> None:
-    """Orbax logs every phase through absl, and tracebacks of errors that reach us as exceptions anyway."""
-    logger = logging.getLogger("absl")
-    if _not_from_orbax not in logger.filters:
-        logger.addFilter(_not_from_orbax)
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname

@@ -41,9 +41,13 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     train = command("train", "Train a recipe in a workdir, or go on with the run that is there.")
-    train.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE")
+    train.add_argument(
+        "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
+    )
     train.add_argument("--workdir", type=Path, help="folder of the run")
-    train.add_argument("--dry-run", action="store_true", help="show config, parameters, FLOPs and memory, and stop")
+    train.add_argument(
+        "--dry-run", action="store_true", help="show config, parameters, FLOPs and memory, and stop"
+    )
     train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
     train.add_argument("--help-config", action="store_true", help="list all options of a config")
 
@@ -52,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
     sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
     sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
@@ -93,7 +98,9 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
     if arguments.dry_run:
         return dry_run(resolved, as_json=arguments.json)
     if arguments.workdir is None:
-        raise UserError(f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}")
+        raise UserError(
+            f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
+        )
     from ganjax.train import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)
@@ -114,7 +121,10 @@ def dry_run(resolved: Any, *, as_json: bool) -> int:
     sections = {
         "config": sorted(config.flatten(facts["config"]).items()),
         "networks": [("parameters of G", parameters["gen"]), ("parameters of D", parameters["dis"])],
-        "a step": [("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)), ("devices", facts["devices"])],
+        "a step": [
+            ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
+            ("devices", facts["devices"]),
+        ],
         "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()],
     }
     print(format_dry_run(sections))
@@ -137,6 +147,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
             seed=arguments.seed,
             weights=arguments.weights,
             step=arguments.step,
+            devices=arguments.devices,
         )
     )
     return OK

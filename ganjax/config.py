@@ -68,7 +68,9 @@ def parse_arg(arg: str | None, **defaults: Value) -> dict[str, Value]:
             raise UserError(
                 f"This recipe has no argument {name!r}; it takes: {choices}.{nearest(name, defaults)}"
             )
-        values[name] = _parse(text if given else "True", type(defaults[name]), f"argument {name!r} of the recipe")
+        values[name] = _parse(
+            text if given else "True", type(defaults[name]), f"argument {name!r} of the recipe"
+        )
     return values
 
 
@@ -76,7 +78,9 @@ def _parse(text: str, kind: type, where: str) -> Value:
     """`text` as a value of `kind`; 1e3 is a fine integer."""
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
         if kind is int:
             number = float(text)
             if number != int(number):
@@ -139,7 +143,9 @@ def load_recipe(spec: str) -> ConfigDict:
     except Exception as error:
         raise UserError(f"The recipe {text!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config of {text!r} must return a ConfigDict, and returned {type(config).__name__}.")
+        raise UserError(
+            f"get_config of {text!r} must return a ConfigDict, and returned {type(config).__name__}."
+        )
     return config
 
 
@@ -171,7 +177,9 @@ def check(config: ConfigDict) -> None:
         _option(key)
     for option in OPTIONS:
         if option.key not in flat:
-            raise UserError(f"Option {option.key} is missing; start a recipe from ganjax.config.default_config().")
+            raise UserError(
+                f"Option {option.key} is missing; start a recipe from ganjax.config.default_config()."
+            )
         _check_value(config, option, flat[option.key])
     check_combinations(flatten(config))
 
@@ -182,7 +190,9 @@ def _check_value(config: ConfigDict, option: Option, value: Any) -> None:
         value = float(value)
         set_option(config, option.key, value)
     if type(value) is not kind:
-        raise UserError(f"Option {option.key} takes {option.allowed()}, and got {value!r} ({type(value).__name__}).")
+        raise UserError(
+            f"Option {option.key} takes {option.allowed()}, and got {value!r} ({type(value).__name__})."
+        )
     if option.choices and value not in option.choices:
         guess = nearest(str(value), map(str, option.choices))
         raise UserError(f"Option {option.key} takes {option.allowed()}, and got {value!r}.{guess}")
@@ -223,6 +233,8 @@ def from_workdir(workdir: Path) -> ConfigDict:
         stored = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir} holds no run: {file} cannot be read ({error}).") from None
+    if not isinstance(stored, dict):
+        raise UserError(f"{workdir} holds no run: {file} is not a JSON object.")
     config = unflatten(flatten(stored))
     check(config)
     return config

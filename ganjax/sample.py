@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ganjax.errors import UserError
 from ganjax.factory import Build
 from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
+from ganjax.writers.files import write_atomically
 
 Tree = Any
 CHUNK = 64  # images a device makes in one call
@@ -48,7 +51,7 @@ class Sampler:
     def _apply(self, variables: Tree, index: jax.Array) -> Tree:
         key = jax.random.fold_in(jax.random.key(self._seed), SAMPLING)
         latents = self._build.game.latents(fold_each(key, index))
-        scales = self._build.game.gen.apply(variables, latents, train=False)
+        scales: Any = self._build.game.gen.apply(variables, latents, train=False)
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
@@ -98,8 +101,23 @@ def count_modes(points: np.ndarray, dataset: Dataset) -> tuple[int, float]:
     return len(np.unique(nearest[good])), float(good.mean())
 
 
+def choose_devices(n: int, wanted: int) -> list[jax.Device]:
+    """The devices to make `n` samples on: `wanted`, or as many as have a chunk to do."""
+    chunks = -(-n // CHUNK)
+    parallel.prepare_backend(n, 1, wanted or min(chunks, os.cpu_count() or 1))
+    count = wanted or min(chunks, len(jax.devices()))
+    return parallel.choose_devices(CHUNK * count, 1, count)
+
+
 def sample(
-    workdir: Path, *, n: int, out: Path, seed: int | None = None, weights: str = "ema", step: int | None = None
+    workdir: Path,
+    *,
+    n: int,
+    out: Path,
+    seed: int | None = None,
+    weights: str = "ema",
+    step: int | None = None,
+    devices: int = 0,
 ) -> str:
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
 
@@ -113,13 +131,16 @@ def sample(
         raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")
     if n < 1:
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
+    if devices < 0:
+        raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
     config = from_workdir(workdir)
-    config.parallel.devices = 0
-    setup = prepare(config)
+    setup = prepare(config, choose_devices(n, devices))
     with Checkpointer(workdir / "checkpoints", keep=0) as checkpoints:
         found = checkpoints.restore(jax.eval_shape(setup.build.init), step)
     if found is None:
-        raise UserError(f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …")
+        raise UserError(
+            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
+        )
     state = found[1]
     variables = state.ema if weights == "ema" else state.gen.variables
     sampler = Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed)
@@ -127,6 +148,7 @@ def sample(
     if out.suffix == ".png":
         write_samples(out, sampler, variables, n, setup.dataset)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out, samples=sampler(variables, n)[-1])
+        file = io.BytesIO()
+        np.savez_compressed(file, samples=sampler(variables, n)[-1])
+        write_atomically(out, file.getvalue(), "samples")
     return f"{n} samples of step {found[0]} ({weights} weights) are in {out}"

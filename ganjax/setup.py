@@ -41,15 +41,28 @@ def batch_unit(config: ConfigDict) -> int:
     return config.train.accumulate * config.dis.packing
 
 
-def prepare(config: ConfigDict) -> Setup:
+def choose_devices(config: ConfigDict) -> list[jax.Device]:
+    """The devices to train on.
+
+    Raises:
+      UserError: fewer than asked for, or a batch that does not divide among them.
+    """
+    unit = batch_unit(config)
+    parallel.prepare_backend(config.train.batch_size, unit, config.parallel.devices)
+    return parallel.choose_devices(config.train.batch_size, unit, config.parallel.devices)
+
+
+def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:
     """Loads the data and builds the step; nothing is compiled.
+
+    Args:
+      config: checked.
+      devices: those of `choose_devices` by default.
 
     Raises:
       UserError: data, devices or sizes that do not fit.
     """
-    unit = batch_unit(config)
-    parallel.prepare_backend(config.train.batch_size, unit, config.parallel.devices)
-    devices = parallel.choose_devices(config.train.batch_size, unit, config.parallel.devices)
+    devices = choose_devices(config) if devices is None else devices
     options = config.data
     dataset = load(
         options.name,

@@ -9,7 +9,8 @@ from typing import Any
 
 
 class StopSignals:
-    """While entered, the first SIGTERM or Ctrl-C makes this object true; a second Ctrl-C leaves at once.
+    """While entered, the first SIGTERM or Ctrl-C makes this object true; a second Ctrl-C leaves at once,
+    through a KeyboardInterrupt; should that take its time, a third ends the process.
 
     Attributes:
       reason: `preempted` after SIGTERM, `interrupted` after Ctrl-C, empty before.
@@ -30,6 +31,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason == "interrupted":
+            self._before[number] = signal.SIG_DFL
+            signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.reason = "interrupted" if number == signal.SIGINT else "preempted"
 

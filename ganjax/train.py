@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from ganjax import parallel
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
-from ganjax.errors import DivergedError
+from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
 from ganjax.options import BY_KEY
 from ganjax.sample import Sampler, write_samples
@@ -57,11 +58,21 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
     """
     runtime = {key for key, option in BY_KEY.items() if option.runtime}
-    with Workdir.open(workdir, config=to_json(config), allowed=runtime) as folder, StopSignals() as stop:
-        setup = prepare(config)
-        folder.write_environment([str(device) for device in setup.devices])
-        with Checkpointer(folder.path / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-            return Loop(config, setup, folder.path, checkpoints, stop).run()
+    new = not (workdir / "config.json").exists()
+    with (
+        Workdir.open(workdir, config=to_json(config), allowed=runtime) as folder,
+        StopSignals() as stop,
+        Checkpointer(folder.path / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+    ):
+        try:
+            setup = prepare(config)
+            folder.write_environment([str(device) for device in setup.devices])
+            loop = Loop(config, setup, folder.path, checkpoints, stop)
+        except UserError:
+            if new:  # nothing was run: the mended config may use this folder
+                (folder.path / "config.json").unlink()
+            raise
+        return loop.run()
 
 
 def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
@@ -90,10 +101,8 @@ class Loop:
         self.build: Build = setup.build
         state = self.build.init()
         found = checkpoints.restore(state)
-        self.step, metadata = 0, {}
-        if found is not None:
-            self.step, state, metadata = found
         self.resumed = found is not None
+        self.step, state, metadata = found or (0, state, {})
         self.state: GanState = parallel.replicate(state, setup.devices)
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.last_seconds = self.clock.before
@@ -103,8 +112,18 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
         config = self.config
-        writer = RunWriter(self.folder, total_steps=config.train.steps, start_step=self.step)
+        writer = RunWriter(
+            self.folder,
+            total_steps=config.train.steps,
+            start_step=self.step,
+            tensorboard=config.log.tensorboard,
+        )
         with writer:
+            if self.step >= config.train.steps and (self.folder / "summary.json").exists():
+                writer.message(
+                    f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
+                )
+                return json.loads((self.folder / "summary.json").read_text())
             if self.resumed:
                 writer.message(f"Going on from step {self.step} in {self.folder}")
             try:
@@ -115,7 +134,12 @@ class Loop:
                 raise
             reason = "completed" if self.step >= config.train.steps else self.stop.reason
             summary = self._summarise(reason)
-            if reason != "completed":
+            if reason == "completed":
+                writer.message(
+                    f"Completed {self.step} steps. For more samples: "
+                    f"ganjax sample --workdir={self.folder} --out=grid.png"
+                )
+            else:
                 writer.message(
                     f"Stopped ({reason}) at step {self.step}; the state is saved. The same command goes on from here."
                 )
@@ -156,8 +180,7 @@ class Loop:
             self._check_faults()
             path = self.folder / "samples" / f"step_{step:08d}.png"
             write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
-            if config.log.tensorboard:
-                writer.image(step, path)
+            writer.image(step, path)
         if step % config.checkpoint.every_steps == 0 and not last:
             self._save()
 
@@ -167,7 +190,9 @@ class Loop:
         pending.clear()
         metrics = {name: float(sum(row[name] for row in rows)) / len(rows) for name in rows[0]}
         control = jax.device_get(self.state.control)
-        metrics |= {name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")}
+        metrics |= {
+            name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")
+        }
         images = self.step * self.build.images_per_step
         rate = self.clock.rate(self.step) * self.build.images_per_step
         self.last_log = {
@@ -209,7 +234,9 @@ class Loop:
             "images": images,
             "seconds": round(seconds, 3),
             "images_per_second": round(images / max(seconds, 1e-9), 3),
-            "metrics": {name: value if math.isfinite(value) else None for name, value in self.last_log.items()},
+            "metrics": {
+                name: value if math.isfinite(value) else None for name, value in self.last_log.items()
+            },
         }
         atomic_write_json(self.folder / "summary.json", summary)
         return summary

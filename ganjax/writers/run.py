@@ -20,6 +20,7 @@ class RunWriter:
         start_step: the step it goes on from, 0 for a new run. What the logs say of later steps is dropped,
             since the run writes it anew.
         enabled: False on all processes but the first. Every method then does nothing.
+        tensorboard: whether to write files for TensorBoard.
         progress: the display to use instead of one on standard output; it is closed with the writer.
 
     Raises:
@@ -33,6 +34,7 @@ class RunWriter:
         total_steps: int,
         start_step: int,
         enabled: bool = True,
+        tensorboard: bool = True,
         progress: Progress | None = None,
     ) -> None:
         self._enabled = enabled
@@ -44,7 +46,9 @@ class RunWriter:
             self._metrics = stack.enter_context(
                 MetricsWriter(folder / "metrics.jsonl", start_step=start_step)
             )
-            self._tensorboard = stack.enter_context(TensorBoardWriter(folder, start_step))
+            self._tensorboard = (
+                stack.enter_context(TensorBoardWriter(folder, start_step)) if tensorboard else None
+            )
             # Last, so that a folder that cannot be written is told before the display starts.
             self._progress = Progress(total_steps, start_step=start_step) if progress is None else progress
             stack.enter_context(self._progress)
@@ -54,12 +58,13 @@ class RunWriter:
         """Logs the numbers and texts of `step`: values on the host; 0-d arrays will do."""
         if self._enabled:
             self._metrics.write(step, metrics)
-            self._tensorboard.scalars(step, metrics)
+            if self._tensorboard:
+                self._tensorboard.scalars(step, metrics)
             self._progress.log(step, metrics)
 
     def image(self, step: int, path: str | Path, *, name: str = "samples") -> None:
         """Shows the PNG file at `path`, which `write_grid` or its like wrote, in TensorBoard as `name`."""
-        if self._enabled:
+        if self._enabled and self._tensorboard:
             self._tensorboard.image(step, name, Path(path).read_bytes())
 
     def message(self, text: str) -> None:

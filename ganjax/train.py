@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import math
 import time
@@ -108,6 +107,18 @@ class Loop:
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
         self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
+        self.calls = steps_per_call(config, self.step, setup.scan)
+        self.update = parallel.make_update(
+            self.build.game,
+            self.build.deliver,
+            setup.devices,
+            batch_size=config.train.batch_size,
+            mode=config.parallel.mode,
+            steps=self.calls,
+            scan=setup.scan,
+        )
+        self.data = setup.resident_data()
+        self._pending: list[dict[str, jax.Array]] = []
 
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
@@ -127,7 +138,7 @@ class Loop:
             if self.resumed:
                 writer.message(f"Going on from step {self.step} in {self.folder}")
             try:
-                self._steps(writer)
+                self.advance(writer, config.train.steps)
                 self._save(block=True)
             except DivergedError:
                 self._summarise("diverged")
@@ -145,30 +156,16 @@ class Loop:
                 )
         return summary
 
-    def _steps(self, writer: RunWriter) -> None:
-        config = self.config
-        calls = steps_per_call(config, self.step, self.setup.scan)
-        update = parallel.make_update(
-            self.build.game,
-            self.build.deliver,
-            self.setup.devices,
-            batch_size=config.train.batch_size,
-            mode=config.parallel.mode,
-            steps=calls,
-            scan=self.setup.scan,
-        )
-        data = self.setup.resident_data()
-        flying: collections.deque[Any] = collections.deque()
-        pending: list[dict[str, jax.Array]] = []
-        while self.step < config.train.steps and not self.stop:
+    def advance(self, writer: RunWriter, until: int) -> None:
+        """Steps up to `until`, or to a signal."""
+        while self.step < until and not self.stop:
             with jax.transfer_guard("disallow"):
-                self.state, metrics = update(self.state, data)
-            self.step += calls
-            pending.append(metrics)
-            flying.append(metrics["loss/gen"])
-            if len(flying) > IN_FLIGHT:
-                flying.popleft().block_until_ready()
-            self._boundaries(writer, pending)
+                self.state, metrics = self.update(self.state, self.data)
+            self.step += self.calls
+            self._pending.append(metrics)
+            if len(self._pending) > IN_FLIGHT:  # the host may run ahead by so many calls
+                self._pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+            self._boundaries(writer, self._pending)
 
     def _boundaries(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""

@@ -12,12 +12,14 @@ counts here only if its manifest, its files and the arrays read back all agree w
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -179,10 +181,11 @@ class Checkpointer:
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
         """(state, metadata); Damaged if the step is not intact, UserError if the template does not fit."""
         path = self._path(step)
-        record = manifest.read(path, step)
-        manifest.check_architecture(path, record["leaves"], storage.signatures(template))
-        manifest.check_files(path, record["files"])
-        arrays = storage.read(path, record["leaves"])
+        with _locked(path, fcntl.LOCK_SH):
+            record = manifest.read(path, step)
+            manifest.check_architecture(path, record["leaves"], storage.signatures(template))
+            manifest.check_files(path, record["files"])
+            arrays = storage.read(path, record["leaves"])
         manifest.check_values(record["leaves"], arrays)
         return storage.fill(template, arrays), record["metadata"]
 
@@ -251,8 +254,24 @@ class Checkpointer:
         for step in intact[: -self._keep] if self._keep else []:
             if step != just_saved:  # a run that went back to an earlier step keeps what it writes
                 removed = self._directory / f"{step}.removed"
-                os.rename(self._path(step), removed)
+                with _locked(self._path(step), fcntl.LOCK_EX | fcntl.LOCK_NB) as unread:
+                    if unread:
+                        os.rename(self._path(step), removed)
                 _remove(removed)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, operation: int) -> Iterator[bool]:
+    """Readers share a lock on a step's manifest: a live run deletes it only later. Yields False if it is taken."""
+    with contextlib.ExitStack() as stack:
+        try:
+            fcntl.flock(stack.enter_context(open(folder / manifest.NAME, "rb")), operation)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # no manifest, which the reader will find, or a file system without locks
+        yield True
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -19,7 +19,9 @@ from ganjax import config as configs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--log-every", type=int, default=50)
@@ -43,22 +45,24 @@ def main() -> None:
     setup = prepare(config)
     calls = steps_per_call(config, 0, setup.scan)
     bare, loops = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        with Checkpointer(Path(folder) / "checkpoints", keep=1) as checkpoints:
-            loop = Loop(config, setup, Path(folder), checkpoints, StopSignals())
-            with RunWriter(folder, total_steps=total, start_step=0) as writer:
-                update, data = loop.update, loop.data
-                state, _ = update(parallel.replicate(setup.build.init(), setup.devices), data)  # compiles
-                for i in range(arguments.repeats):
-                    start = time.perf_counter()
-                    for _ in range(arguments.steps // calls):
-                        state, metrics = update(state, data)
-                    metrics["loss/gen"].block_until_ready()
-                    bare.append((time.perf_counter() - start) / arguments.steps)
-                    start = time.perf_counter()
-                    loop.advance(writer, until=(i + 1) * arguments.steps)
-                    loop.state.step.block_until_ready()
-                    loops.append((time.perf_counter() - start) / arguments.steps)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Checkpointer(Path(folder) / "checkpoints", keep=1) as checkpoints,
+    ):
+        loop = Loop(config, setup, Path(folder), checkpoints, StopSignals())
+        with RunWriter(folder, total_steps=total, start_step=0) as writer:
+            update, data = loop.update, loop.data
+            state, _ = update(parallel.replicate(setup.build.init(), setup.devices), data)  # compiles
+            for i in range(arguments.repeats):
+                start = time.perf_counter()
+                for _ in range(arguments.steps // calls):
+                    state, metrics = update(state, data)
+                metrics["loss/gen"].block_until_ready()
+                bare.append((time.perf_counter() - start) / arguments.steps)
+                start = time.perf_counter()
+                loop.advance(writer, until=(i + 1) * arguments.steps)
+                loop.state.step.block_until_ready()
+                loops.append((time.perf_counter() - start) / arguments.steps)
     ratios = [b / a for a, b in zip(bare, loops, strict=True)]
     row = {
         "config": arguments.config,
@@ -68,7 +72,9 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "ratio_spread": [min(ratios), max(ratios)],
     }
-    print(f"bare step {row['bare_ms']:.2f} ms, in the loop {row['loop_ms']:.2f} ms, median ratio {row['ratio']:.3f}")
+    print(
+        f"bare step {row['bare_ms']:.2f} ms, in the loop {row['loop_ms']:.2f} ms, median ratio {row['ratio']:.3f}"
+    )
     print(json.dumps(row))
 
 

@@ -18,11 +18,11 @@ from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 from ganjax.models import MODELS
 from ganjax.models.dcgan import levels
-from ganjax.terms import dis_objective, gen_objective
 from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.state import GanState, NetState, copy_tree
 from ganjax.steering import initial_control, make_average, make_steer, make_transform
 from ganjax.step import Batch, Game, fold_each
+from ganjax.terms import dis_objective, gen_objective
 
 Tree = Any
 
@@ -206,8 +206,7 @@ def make_state(config: ConfigDict, game: Game, dataset: Dataset, scales: int) ->
         shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
         images = pyramid(jnp.zeros(shape, jnp.float32), scales)
         dis = game.dis.init(dis_key, images, train=True)
-        dis.pop("intermediates", None)
-        return gen, dis
+        return gen, {name: value for name, value in dis.items() if name != "intermediates"}
 
     hyper = make_hyper(config)
     gen, dis = jax.jit(init)(hyper["seed"])
@@ -243,7 +242,7 @@ def make_delivery(
         if config.data.flip:
             key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), 2**31 - 1)
             reals = random_flip(fold_each(key, positions), reals)
-        split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])  # noqa: E731
+        split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
         return Batch(
             reals=tuple(split(x) for x in pyramid(reals, scales)),
             labels=None if labels is None else split(jnp.take(labels, chosen)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ class Round:
 
     Attributes:
       reals, fakes: D's inputs, transformed alike; tuples of arrays [N, ...].
-      real_logits, fake_logits: [M] float32 (M = N / packing); no real logits where no term of G needs them.
-      real_features, fake_features: D's last features [M, ...], where a term needs them.
+      real_logits, fake_logits: [M] float32 (M = N / packing); the real ones None where no term of G needs them.
+      real_features, fake_features: D's last features [M, ...], None where no term needs them.
       dis: images → logits with the present parameters, differentiable to second order.
       keys: [N] keys, one per image, for the terms' own randomness.
       step: [] int32.
@@ -32,10 +33,10 @@ class Round:
 
     reals: Images
     fakes: Images
-    real_logits: jax.Array | None
+    real_logits: Any
     fake_logits: jax.Array
-    real_features: jax.Array | None
-    fake_features: jax.Array | None
+    real_features: Any
+    fake_features: Any
     dis: Callable[[Images], jax.Array]
     keys: jax.Array
     step: jax.Array

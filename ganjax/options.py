@@ -38,7 +38,9 @@ class Option:
         """What the option takes, in words."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[type(self.default)]
+        kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[
+            type(self.default)
+        ]
         if self.low is not None and self.high is not None:
             kind += f" from {self.low:g} to {self.high:g}"
         elif self.low is not None:
@@ -63,13 +65,15 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
             choices=("adam", "adamw", "rmsprop", "sgd", "lion"),
         ),
         Option(f"{optimizer}.learning_rate", learning_rate, f"peak learning rate of {name}", low=0),
-        Option(f"{optimizer}.beta1", 0.0, "decay of the first moment (momentum for sgd)", low=0, high=0.999999),
-        Option(f"{optimizer}.beta2", 0.99, "decay of the second moment (rmsprop's too)", low=0, high=0.9999999),
+        Option(
+            f"{optimizer}.beta1", 0.0, "decay of the first moment (momentum for sgd)", low=0, high=0.999999
+        ),
+        Option(
+            f"{optimizer}.beta2", 0.99, "decay of the second moment (rmsprop's too)", low=0, high=0.9999999
+        ),
         Option(f"{optimizer}.eps", 1e-8, "added to the root of the second moment", low=0),
         Option(f"{optimizer}.weight_decay", 0.0, "decoupled weight decay of adamw and lion", low=0),
-        Option(
-            f"{optimizer}.clip_norm", 0.0, "largest global norm of a gradient; 0 leaves it alone", low=0
-        ),
+        Option(f"{optimizer}.clip_norm", 0.0, "largest global norm of a gradient; 0 leaves it alone", low=0),
         Option(
             f"{optimizer}.schedule",
             "constant",
@@ -89,11 +93,15 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
 
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
-    Option("data.name", "digits", "data set: digits, fashion_mnist, ring, grid, stacked_digits or TFDS's name"),
+    Option(
+        "data.name", "digits", "data set: digits, fashion_mnist, ring, grid, stacked_digits or TFDS's name"
+    ),
     Option("data.path", "", "folder of prepared TFDS data; empty is TFDS's default"),
     Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
     Option("data.split", "train", "split to train on"),
-    Option("data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024),
+    Option(
+        "data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024
+    ),
     Option("data.flip", False, "mirror images horizontally at random"),
     Option("model.name", "dcgan", "network family", choices=("mlp", "dcgan")),
     Option("model.latent_dim", 128, "size of the latent vector z", low=1),
@@ -114,7 +122,9 @@ OPTIONS: tuple[Option, ...] = (
     *_network_options("dis", 8e-4),
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
     Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
-    Option("dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512),
+    Option(
+        "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
+    ),
     Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
     Option(
         "loss.name",
@@ -143,7 +153,9 @@ OPTIONS: tuple[Option, ...] = (
         choices=("none", "r1", "r2", "r1_r2", "wgan_gp", "wgan_gp_one_sided", "dragan"),
     ),
     Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
-    Option("penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64),
+    Option(
+        "penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64
+    ),
     Option("penalty.drift", 0.0, "weight of D(real)², which keeps a Wasserstein D near 0", low=0),
     Option("penalty.clip_weights", 0.0, "bound of D's weights after each update; 0 is off", low=0),
     Option("penalty.lecam", 0.0, "weight of LeCam regularisation", low=0),
@@ -165,14 +177,23 @@ OPTIONS: tuple[Option, ...] = (
     Option("train.batch_size", 64, "images per update, over all devices", low=1),
     Option("train.dis_steps", 1, "updates of D per step", low=1, high=100),
     Option("train.gen_steps", 1, "updates of G per step", low=1, high=100),
-    Option("train.balance", "fixed", "adaptive: D rests while its accuracy is high", choices=("fixed", "adaptive")),
+    Option(
+        "train.balance",
+        "fixed",
+        "adaptive: D rests while its accuracy is high",
+        choices=("fixed", "adaptive"),
+    ),
     Option("train.balance_high", 0.9, "accuracy of D above which it rests", low=0.5, high=1),
     Option("train.balance_low", 0.55, "accuracy of D below which G rests", low=0, high=0.9),
     Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
     Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
     Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),
-    Option("ema.half_life_kimg", 2.0, "half-life of G's averaged weights; 0 averages nothing", low=0, unit="kimg"),
-    Option("ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1),
+    Option(
+        "ema.half_life_kimg", 2.0, "half-life of G's averaged weights; 0 averages nothing", low=0, unit="kimg"
+    ),
+    Option(
+        "ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1
+    ),
     Option("parallel.mode", "pmap", "how the step is mapped over devices", choices=("pmap", "shard_map")),
     Option("parallel.devices", 0, "devices to use; 0 chooses", low=0, runtime=True),
     Option("checkpoint.every_steps", 1000, "steps between checkpoints", low=1, unit="steps", runtime=True),

@@ -58,7 +58,9 @@ def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
     """
     available = jax.devices()
     if wanted > len(available):
-        raise UserError(f"parallel.devices={wanted}, and this machine has {len(available)} ({available[0].platform}).")
+        raise UserError(
+            f"parallel.devices={wanted}, and this machine has {len(available)} ({available[0].platform})."
+        )
     count = wanted or len(available)
     if batch_size % (count * unit):
         raise UserError(

@@ -52,7 +52,9 @@ def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState]
             if schedule == "ada":
                 level = state.control["ada/p"]
             else:
-                level = NOISE_SCHEDULES[schedule](jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0))
+                level = NOISE_SCHEDULES[schedule](
+                    jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0)
+                )
             images = instance_noise(_fold(keys, 1), images, state.hyper["noise/std"] * level)
         return images
 
@@ -112,7 +114,7 @@ def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
         seen = state.step.astype(jnp.float32) * images
         life = jnp.minimum(half_life, rampup * seen) if rampup else jnp.asarray(half_life, jnp.float32)
         beta = jnp.exp2(-images / jnp.maximum(life, 1e-3))
-        blend = lambda old, new: new + (old - new) * beta  # noqa: E731
+        blend = lambda old, new: new + (old - new) * beta
         return {
             name: value if name == "spectral" else jax.tree.map(blend, state.ema[name], value)
             for name, value in now.items()

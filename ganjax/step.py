@@ -6,6 +6,7 @@ image's index in the global batch, so a run is the same on any number of devices
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -96,9 +97,9 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
     for i in range(game.gen_steps):
         state, metrics_gen = update_net("gen", game, state, reals, labels, batch.index, 2 * i + 1)
         metrics |= metrics_gen
-    state = state.replace(control=game.steer(state, metrics))
-    state = state.replace(step=state.step + 1)
-    return state.replace(ema=game.average(state)), metrics
+    state = dataclasses.replace(state, control=game.steer(state, metrics))
+    state = dataclasses.replace(state, step=state.step + 1)
+    return dataclasses.replace(state, ema=game.average(state)), metrics
 
 
 def update_net(
@@ -117,8 +118,8 @@ def update_net(
     play = {"gen": play_gen, "dis": play_dis}[name]
     keys = image_keys(state, purpose, index)
 
-    def loss(params: Tree, stats: Tree, part: tuple[Any, ...]) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        round_, new_stats = play(game, objective, state, params, stats, *part)
+    def loss(params: Tree, stats: Tree, part: tuple[Any, ...], *, move: bool) -> tuple[jax.Array, Any]:
+        round_, new_stats = play(game, objective, state, params, stats, *part, move=move)
         total, terms = objective(round_)
         return total, (new_stats, measure(name, total, terms, round_))
 
@@ -129,12 +130,13 @@ def update_net(
         grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
     )
     metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.tree.norm(grads)}
-    state = state.replace(control=note_fault(state, name, metrics))
+    state = dataclasses.replace(state, control=note_fault(state, name, metrics))
     moved = NetState(params=params, stats=stats, opt_state=opt_state)
     resting = state.control.get(f"rest/{name}")
     if resting is not None:  # the adaptive balance: a resting network keeps everything as it was
         moved = jax.tree.map(lambda new, old: jnp.where(resting > 0, old, new), moved, net)
-    return state.replace(**{name: moved}), metrics
+    state = dataclasses.replace(state, gen=moved) if name == "gen" else dataclasses.replace(state, dis=moved)
+    return state, metrics
 
 
 def play_dis(
@@ -146,11 +148,13 @@ def play_dis(
     keys: jax.Array,
     reals: Images,
     labels: jax.Array | None,
+    *,
+    move: bool,
 ) -> tuple[Round, Tree]:
     """The round in which D is updated: fresh fakes, no gradient into G; D's statistics move."""
-    fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels)
+    fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
     fakes = jax.lax.stop_gradient(fakes)
-    return play_round(game, objective, state, params, stats, keys, reals, fakes, labels, move=True)
+    return play_round(game, objective, state, params, stats, keys, reals, fakes, labels, move=move)
 
 
 def play_gen(
@@ -162,23 +166,26 @@ def play_gen(
     keys: jax.Array,
     reals: Images,
     labels: jax.Array | None,
+    *,
+    move: bool,
 ) -> tuple[Round, Tree]:
     """The round in which G is updated: G's statistics move, D's stay as they are."""
-    fakes, gen_stats = generate(game, params, stats, keys, labels)
+    fakes, gen_stats = generate(game, params, stats, keys, labels, move=move)
     dis = state.dis
-    round_, _ = play_round(game, objective, state, dis.params, dis.stats, keys, reals, fakes, labels, move=False)
+    round_, _ = play_round(
+        game, objective, state, dis.params, dis.stats, keys, reals, fakes, labels, move=False
+    )
     return round_, gen_stats
 
 
 def generate(
-    game: Game, params: Tree, stats: Tree, keys: jax.Array, labels: jax.Array | None
+    game: Game, params: Tree, stats: Tree, keys: jax.Array, labels: jax.Array | None, *, move: bool
 ) -> tuple[Images, Tree]:
     """G's images for the keys [n], in training mode, and its statistics after that."""
     latents = game.latents(purpose_keys(keys, 0))
-    images, moved = game.gen.apply(
-        {"params": params, **stats}, latents, labels, train=True, mutable=list(stats)
-    )
-    return images, moved
+    variables = {"params": params, **stats}
+    images, moved = game.gen.apply(variables, latents, labels, train=True, mutable=movable(stats, move))
+    return images, {**stats, **moved}
 
 
 def play_round(
@@ -194,13 +201,14 @@ def play_round(
     *,
     move: bool,
 ) -> tuple[Round, Tree]:
-    """D's judgement of reals and fakes after the same transforms; `move` lets its statistics move."""
+    """D's judgement of reals and fakes after the same transforms; `move` lets its spectral vectors move."""
     reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
     fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
     judged, stats = judge(game, params, stats, batches, move=move, features=objective.needs_features)
-    (fake_logits, fake_features), (real_logits, real_features) = judged[-1], (
-        judged[0] if objective.needs_reals else (None, None)
+    (fake_logits, fake_features), (real_logits, real_features) = (
+        judged[-1],
+        (judged[0] if objective.needs_reals else (None, None)),
     )
 
     def dis(images: Images) -> jax.Array:
@@ -231,18 +239,16 @@ def judge(
     sizes = [batch[-1].shape[0] for batch in batches]
     results: list[tuple[jax.Array, jax.Array | None]] = []
     for images in passes:
-        # Batch statistics must be mutable in training; only when D itself is updated are they kept.
-        mutable = list(stats) if move else [name for name in stats if name == "batch_stats"]
         logits, new = game.dis.apply(
             {"params": params, **stats},
             images,
             None,
             train=True,
-            mutable=[*mutable, *(["intermediates"] if features else [])],
+            mutable=[*movable(stats, move), *(["intermediates"] if features else [])],
         )
-        seen = new.pop("intermediates")["features"][0] if features else None
-        stats = {**stats, **new} if move else stats
-        results.append((logits, seen))
+        sown = dict(new).pop("intermediates", None)
+        stats = {**stats, **{name: value for name, value in new.items() if name != "intermediates"}}
+        results.append((logits, sown["features"][0] if sown else None))
     if game.joint and len(batches) > 1:
         logits, seen = results[0]
         split = sizes[0]
@@ -251,23 +257,36 @@ def judge(
     return results, stats
 
 
-def accumulated(loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int) -> tuple[Any, Tree, Metrics]:
+def accumulated(
+    loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int
+) -> tuple[Any, Tree, Metrics]:
     """Gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
 
-    Spectral vectors move at the first part only, as they would in one pass over the whole batch.
+    Spectral vectors move with the first part only, as they would in one pass over the whole batch.
     """
     gradient = jax.grad(loss, has_aux=True)
-    if parts == 1:
-        grads, (stats, metrics) = gradient(net.params, net.stats, batch)
-        return grads, stats, metrics
-    stats, total = net.stats, None
+    stats: Tree = net.stats
+    sums: Any = None
     for i in range(parts):
-        part = jax.tree.map(lambda x: x[i * (x.shape[0] // parts) : (i + 1) * (x.shape[0] // parts)], batch)
-        grads, (new_stats, metrics) = gradient(net.params, stats, part)
-        stats = new_stats if i == 0 else {**new_stats, **{k: v for k, v in stats.items() if k == "spectral"}}
-        total = (grads, metrics) if total is None else jax.tree.map(jnp.add, total, (grads, metrics))
-    grads, metrics = jax.tree.map(lambda x: x / parts, total)
+        grads, (stats, metrics) = gradient(net.params, stats, part_of(batch, i, parts), move=i == 0)
+        sums = (grads, metrics) if sums is None else jax.tree.map(jnp.add, sums, (grads, metrics))
+    grads, metrics = sums if parts == 1 else jax.tree.map(lambda x: x / parts, sums)
     return grads, stats, metrics
+
+
+def part_of(batch: Tree, i: int, parts: int) -> Tree:
+    """The `i`-th of `parts` equal parts of every array of `batch`."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        size = x.shape[0] // parts
+        return x[i * size : (i + 1) * size]
+
+    return batch if parts == 1 else jax.tree.map(cut, batch)
+
+
+def movable(stats: Tree, move: bool) -> list[str]:
+    """Collections that an application may change: in training batch statistics must be, spectral vectors may."""
+    return [name for name in stats if move or name == "batch_stats"]
 
 
 def measure(name: str, total: jax.Array, terms: Metrics, round_: Round) -> Metrics:

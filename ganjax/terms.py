@@ -80,9 +80,7 @@ def _lazily(term: Term, every: int) -> Term:
 
     def lazy(r: Round) -> jax.Array:
         due = r.step % every == 0
-        return jax.lax.cond(
-            due, lambda: jnp.mean(term(r)) * every, lambda: jnp.zeros((), jnp.float32)
-        )
+        return jax.lax.cond(due, lambda: jnp.mean(term(r)) * every, lambda: jnp.zeros((), jnp.float32))
 
     return lazy
 

@@ -130,11 +130,11 @@ class Loop:
             tensorboard=config.log.tensorboard,
         )
         with writer:
-            if self.step >= config.train.steps and (self.folder / "summary.json").exists():
+            if self.step >= config.train.steps and (summary := self._completed()):
                 writer.message(
                     f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
                 )
-                return json.loads((self.folder / "summary.json").read_text())
+                return summary
             if self.resumed:
                 writer.message(f"Going on from step {self.step} in {self.folder}")
             try:
@@ -221,6 +221,14 @@ class Loop:
     def _save(self, *, block: bool = False) -> None:
         self._check_faults()
         self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
+
+    def _completed(self) -> dict[str, Any]:
+        """The summary of the run that ended at this very step, empty where there is none."""
+        try:
+            summary = json.loads((self.folder / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return summary if (summary.get("reason"), summary.get("steps")) == ("completed", self.step) else {}
 
     def _summarise(self, reason: str) -> dict[str, Any]:
         images = self.step * self.build.images_per_step

@@ -28,7 +28,11 @@ def dcgan(resolution, msg="simple", width=4, **options):
 def initialise(gen, dis, scales, resolution, batch=4):
     latents = jax.random.normal(jax.random.key(0), (batch, 8))
     images = pyramid(jnp.zeros((batch, resolution, resolution, 3)), scales)
-    return latents, gen.init(jax.random.key(1), latents, train=True), dis.init(jax.random.key(2), images, train=True)
+    return (
+        latents,
+        gen.init(jax.random.key(1), latents, train=True),
+        dis.init(jax.random.key(2), images, train=True),
+    )
 
 
 def test_levels_and_channels():
@@ -95,7 +99,9 @@ def test_mlp_contract_and_gradients():
     dis_vars = dis.init(jax.random.key(2), (points,), train=True)
     assert points.shape == (6, 2)
     assert dis.apply(dis_vars, (points,), train=True).shape == (6,)
-    grads = jax.grad(lambda p: jnp.sum(dis.apply({**dis_vars, "params": p}, (points,), train=True)))(dis_vars["params"])
+    grads = jax.grad(lambda p: jnp.sum(dis.apply({**dis_vars, "params": p}, (points,), train=True)))(
+        dis_vars["params"]
+    )
     assert all(float(jnp.max(jnp.abs(g))) > 0 for g in jax.tree.leaves(grads))
 
 

@@ -53,7 +53,8 @@ def test_output_is_that_of_the_kernel_over_sigma(name):
     layer, wrapped = make(), SpectralNorm(make())
     variables = wrapped.init(jax.random.key(0), x())
     divided = {
-        k: v if k == "bias" else v / jnp.float32(sigma(variables)) for k, v in variables["params"]["layer"].items()
+        k: v if k == "bias" else v / jnp.float32(sigma(variables))
+        for k, v in variables["params"]["layer"].items()
     }
     np.testing.assert_allclose(
         wrapped.apply(variables, x()), layer.apply({"params": divided}, x()), rtol=1e-5, atol=1e-6

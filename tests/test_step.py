@@ -13,7 +13,11 @@ def assert_close(a, b, rtol=2e-4, atol=2e-5):
     assert flat_a.keys() == flat_b.keys()
     for path, leaf in flat_a.items():
         np.testing.assert_allclose(
-            np.asarray(leaf), np.asarray(flat_b[path]), rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+            np.asarray(leaf),
+            np.asarray(flat_b[path]),
+            rtol=rtol,
+            atol=atol,
+            err_msg=jax.tree_util.keystr(path),
         )
 
 
@@ -91,15 +95,18 @@ def test_only_its_own_update_moves_a_networks_spectral_vectors():
 
 
 def test_the_generators_update_leaves_everything_of_the_discriminator_alone():
+    from small import small_dataset
+
     from ganjax.factory import build
     from ganjax.step import update_net
-    from small import small_dataset
 
     config = small_config()
     made = build(config, small_dataset(), axis_name=None)
     state = made.init()
     index = np.arange(16, dtype=np.int32)
-    batch = made.deliver(jax.tree.map(jax.numpy.asarray, (small_dataset().images, None)), state, jax.numpy.asarray(index))
+    batch = made.deliver(
+        jax.tree.map(jax.numpy.asarray, (small_dataset().images, None)), state, jax.numpy.asarray(index)
+    )
     reals = tuple(scale[0] for scale in batch.reals)
     after, _ = update_net("gen", made.game, state, reals, None, batch.index, 1)
     assert_equal(after.dis, state.dis)
@@ -135,14 +142,23 @@ def test_ema_off_is_the_generator_itself_and_survives_donation():
 
 
 def test_a_fault_is_noted_with_its_step_and_network():
-    config = small_config(gen__optimizer__learning_rate=float(1e30), gen__norm="none", gen__optimizer__name="sgd")
+    config = small_config(gen__optimizer__learning_rate=1e30, gen__norm="none", gen__optimizer__name="sgd")
     _, state, _ = run_steps(config, steps=4)
     faults = {name: int(state.control[f"fault/{name}"]) for name in ("dis", "gen")}
     assert min(step for step in faults.values() if step >= 0) >= 1  # the first step was still finite
 
 
-def test_one_trace_per_step():
-    config = points_config()
-    with jax.log_compiles(False):
-        _, _, rows = run_steps(config, steps=6, devices=2)
-    assert len(rows) == 6
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
+    whole = small_config(gen__norm="pixel", gen__spectral_norm=True, train__batch_size=16, **SGD)
+    parts = small_config(gen__norm="pixel", gen__spectral_norm=True, train__accumulate=4, **SGD)
+    assert_close(run_steps(whole)[1], run_steps(parts)[1])
+
+
+def test_the_step_is_traced_once(monkeypatch):
+    from ganjax import parallel
+
+    traces = []
+    step = parallel.train_step
+    monkeypatch.setattr(parallel, "train_step", lambda *args: traces.append(1) or step(*args))
+    run_steps(points_config(), steps=6, devices=2)
+    assert len(traces) == 1

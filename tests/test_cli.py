@@ -1,0 +1,269 @@
+"""The command line: exit codes, messages without tracebacks, dry runs. Training itself is in test_train.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ganjax import cli
+from ganjax import config as configs
+from ganjax.errors import DivergedError
+from ganjax.options import OPTIONS
+from ganjax.signals import StopSignals
+from ganjax.workdir import Workdir
+
+if TYPE_CHECKING:
+    from conftest import RunCli
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+SECONDS = 60  # of patience with a busy machine; alone each takes two or three
+
+Main = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def main(capsys: pytest.CaptureFixture[str]) -> Main:
+    """`main(*args)`: the exit code, stdout and stderr of a command that ends before it needs JAX."""
+
+    def call(*args: str | Path) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(arg) for arg in args])
+        except SystemExit as stopped:  # argparse
+            code = int(stopped.code or 0)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return call
+
+
+def assert_refused(code: int, stderr: str, *expected: str) -> None:
+    assert code == 2, stderr
+    assert "Traceback" not in stderr
+    assert stderr.startswith("ganjax: ") and stderr.count("ganjax: ") == 1
+    for text in expected:
+        assert text in stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["train"], ["--config=FILE[:ARG]", "for example"]),
+        (["train", QUICKSTART], ["--workdir=DIR", "for example"]),
+        (["train", "--config=configs/quickstrat.py"], ["configs/quickstrat.py", "Did you mean"]),
+        (["train", QUICKSTART, "--config.trian.steps=3"], ["'trian.steps'", "Did you mean 'train.steps'?"]),
+        (["train", QUICKSTART, "--config.train.steps=x"], ["train.steps", "an integer", "'x'"]),
+        (["train", QUICKSTART, "--config.train.steps"], ["--config.train.steps=VALUE"]),
+        (["train", QUICKSTART, "--config.train.steps", "--dry-run"], ["--config.train.steps=VALUE"]),
+        (
+            ["train", QUICKSTART, "--config.dis.norm=batch", "--config.penalty.name=r1"],
+            ["do not go together"],
+        ),
+        (["train", QUICKSTART, "--config.data.resolution=2048"], ["data.resolution", "2048", "1024"]),
+        (
+            ["sample", "--workdir=w", "--out=x.png", "--config.seed=3"],
+            ["sample takes its config from the run"],
+        ),
+    ],
+)
+def test_bad_options(
+    main: Main, monkeypatch: pytest.MonkeyPatch, args: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, err = main(*args)
+    assert_refused(code, err, *expected)
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "invalid choice"),
+        (["train", "--workdri=x"], "unrecognized arguments: --workdri=x"),
+        (["train", "--conf=x"], "unrecognized"),
+        (["sample", "--workdir=x"], "--out"),
+        (["sample", "--workdir=x", "--out=x.png", "--n=many"], "invalid int value: 'many'"),
+    ],
+)
+def test_bad_arguments(main: Main, args: list[str], expected: str) -> None:
+    code, _, err = main(*args)
+    assert code == 2 and expected in err and "usage: ganjax" in err
+
+
+def test_help(main: Main) -> None:
+    code, out, _ = main("train", "--help-config")
+    assert code == 0 and all(option.key in out for option in OPTIONS)
+    for args in (["--help"], ["train", "--help"], ["sample", "--help"]):
+        code, out, _ = main(*args)
+        assert code == 0 and "Example: ganjax" in out
+    assert main("--version")[1].startswith("ganjax ")
+
+
+def test_overrides_in_both_spellings() -> None:
+    rest, overrides = cli.split_overrides(["train", "--config.a=1=2", "--config.b", "-3", "--config=f.py"])
+    assert rest == ["train", "--config=f.py"]
+    assert overrides == [("a", "1=2"), ("b", "-3")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(KeyboardInterrupt(), 130, "left at once"), (DivergedError("It diverged."), 3, "It diverged.")],
+)
+def test_exit_codes(
+    main: Main, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "train", fail)
+    found, _, err = main("train")
+    assert found == code and text in err
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ([], ""),
+        ([signal.SIGTERM], "preempted"),
+        ([signal.SIGTERM, signal.SIGTERM], "preempted"),
+        ([signal.SIGINT], "interrupted"),
+    ],
+)
+def test_signals_ask_to_stop(numbers: Sequence[signal.Signals], reason: str) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        assert not stop
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert stop.reason == reason and bool(stop) == bool(numbers)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_interrupt_leaves_and_a_third_kills() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopSignals():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def other_config_in(workdir: Path) -> None:
+    """A workdir that holds a run of the quickstart, smaller and with another seed."""
+    config = configs.resolve(QUICKSTART.removeprefix("--config="), [("gen.width", "4"), ("seed", "3")])
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
+
+
+def file_in_the_way(workdir: Path) -> None:
+    workdir.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (file_in_the_way, ["cannot be used", "a file of that name is in the way"]),
+        (other_config_in, ["another config", "gen.width: was 4, now 64", "seed: was 3, now 0"]),
+    ],
+)
+def test_unusable_workdirs(
+    run_cli: RunCli, tmp_path: Path, prepare: Callable[[Path], None], expected: list[str]
+) -> None:
+    prepare(tmp_path / "run")
+    result = run_cli("train", QUICKSTART, f"--workdir={tmp_path / 'run'}", timeout=SECONDS)
+    assert_refused(result.returncode, result.stderr, str(tmp_path / "run"), *expected)
+
+
+def test_a_workdir_in_use(run_cli: RunCli, tmp_path: Path) -> None:
+    config = configs.to_json(configs.resolve(QUICKSTART.removeprefix("--config=")))
+    with Workdir.open(tmp_path, config=config, allowed=()):
+        result = run_cli("train", QUICKSTART, f"--workdir={tmp_path}", timeout=SECONDS)
+    assert_refused(result.returncode, result.stderr, "is in use", f"process {os.getpid()}")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["train.batch_size=16", "parallel.devices=3"],
+            ["train.batch_size=16", "3 devices", "parallel.devices"],
+        ),
+        (["data.resolution=12"], ["8, 16, 32, 64 or 128", "digits has 12×12", "data.resolution"]),
+        (["data.name=no_such_data"], ["no_such_data"]),
+        (["data.name=digitss"], ["digitss", "digits"]),
+        (
+            ["data.name=fashion_mnist", "data.manual_dir=/nowhere"],
+            ["data.manual_dir", "/nowhere", "ubyte.gz"],
+        ),
+        (["data.split=nowhere"], ["nowhere", "train"]),
+    ],
+)
+def test_what_cannot_be_run(run_cli: RunCli, tmp_path: Path, options: list[str], expected: list[str]) -> None:
+    workdir = tmp_path / "run"
+    overrides = [f"--config.{option}" for option in [f"data.path={tmp_path}", *options]]
+    start = time.monotonic()
+    result = run_cli("train", QUICKSTART, f"--workdir={workdir}", *overrides, timeout=SECONDS)
+    assert_refused(result.returncode, result.stderr, *expected)
+    assert time.monotonic() - start < 30
+    assert not (workdir / "config.json").exists(), "the mended command would be refused"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--out=x.png"], ["holds no run"]),
+        (["--out=x.jpg"], ["--out takes", ".png or .npz", "'x.jpg'"]),
+        (["--out=x"], ["--out takes"]),
+        (["--out=x.png", "--n=0"], ["--n takes", "at least 1"]),
+        (["--out=x.png", "--devices=-1"], ["--devices takes"]),
+    ],
+)
+def test_samples_refused(main: Main, tmp_path: Path, args: list[str], expected: list[str]) -> None:
+    code, _, err = main("sample", f"--workdir={tmp_path}", *args)
+    assert_refused(code, err, *expected)
+
+
+def test_samples_of_a_run_without_a_checkpoint(run_cli: RunCli, tmp_path: Path) -> None:
+    other_config_in(tmp_path / "run")
+    out = tmp_path / "x.png"
+    result = run_cli("sample", f"--workdir={tmp_path / 'run'}", f"--out={out}", timeout=SECONDS)
+    assert_refused(result.returncode, result.stderr, "holds no checkpoint", "ganjax train")
+    assert not out.exists()
+
+
+def points(*options: str) -> list[str]:
+    """The recipe for the grid, which compiles quickly, on two devices."""
+    options = ("gen.depth=1", "dis.depth=1", "dis.width=8", "parallel.devices=2", *options)
+    return [f"--config={ROOT / 'configs' / 'grid.py'}", *(f"--config.{option}" for option in options)]
+
+
+def test_dry_run_json(run_cli: RunCli) -> None:
+    result = run_cli("train", *points("gen.width=8", "seed=5"), "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    facts: dict[str, Any] = json.loads(result.stdout)
+    assert facts["config"]["seed"] == 5 and facts["config"]["gen"]["width"] == 8
+    assert facts["changed"]["gen.width"] == 8 and "loss.scale" not in facts["changed"]
+    assert set(facts["parameters"]) == {"gen", "dis"} and min(facts["parameters"].values()) > 20
+    assert facts["devices"] == 2 and facts["flops_per_step"] > 1e4
+    assert facts["bytes"]["state"] > 4 * sum(facts["parameters"].values())
+    assert facts["bytes"]["data"] > 0
+    assert "warning" not in facts
+
+
+def test_dry_run_in_words_warns_of_a_lopsided_pair(run_cli: RunCli, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    result = run_cli("train", *points("gen.width=512"), "--dry-run", f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "parameters of G" in result.stdout and "gen.width" in result.stdout
+    assert "Warning: G has" in result.stdout and "times the parameters of D" in result.stdout
+    assert not workdir.exists()

@@ -143,7 +143,7 @@ def warp(images: Array, affine: Affine, height: int, width: int) -> Array:
 
     def read(down: int, right: int, weight: Array) -> Array:
         index = (corner + (down * (w + 2) + right)).reshape(n, -1, 1)
-        pixels = jnp.take_along_axis(padded, index, axis=1, mode="clip").reshape(n, h, w, c)
+        pixels = jnp.take_along_axis(padded, index, axis=1, mode="promise_in_bounds").reshape(n, h, w, c)
         return pixels * weight.astype(images.dtype).reshape(n, h, w, 1)
 
     upper = read(0, 0, (1.0 - part_y) * (1.0 - part_x)) + read(0, 1, (1.0 - part_y) * part_x)

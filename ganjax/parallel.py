@@ -30,6 +30,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
     One per core pays off on CPU as long as each keeps a batch worth having. XLA's thread pool is as large as
     the machine, and collectives of several calls in flight can block all its threads: `PJRT_NPROC` enlarges it.
+    What took a second or more to compile is kept in `~/.cache/ganjax/jax` (or `JAX_COMPILATION_CACHE_DIR`).
 
     Args:
       batch_size: images per update over all devices.
@@ -37,6 +38,9 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
       devices: asked for; 0 chooses.
     """
     os.environ.setdefault("PJRT_NPROC", "16")
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
     jax.config.update("jax_num_cpu_devices", devices or cpu_devices(batch_size, unit, os.cpu_count() or 1))
 
 

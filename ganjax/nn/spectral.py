@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 COLLECTION = "spectral"
@@ -25,6 +26,15 @@ _NORMALISED = ("kernel", "embedding")
 
 def _unit(x: jax.Array, eps: float) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x), eps)
+
+
+def _scattered(size: int) -> jax.Array:
+    """A fixed unit vector of irregular entries (multiples of the golden ratio, wrapped to ±½).
+
+    Any start that is not orthogonal to the answer will do, and a constant compiles faster than random draws.
+    """
+    entries = (np.arange(1, size + 1) * 0.6180339887498949) % 1.0 - 0.5
+    return jnp.asarray(entries / np.linalg.norm(entries), jnp.float32)
 
 
 def power_iteration(
@@ -103,10 +113,6 @@ class SpectralNorm(nn.Module):
     def _vectors(self, name: str, matrix: jax.Array) -> tuple[nn.Variable, nn.Variable]:
         rows, columns = matrix.shape
 
-        def start(size: int, salt: int) -> jax.Array:
-            key = jax.random.fold_in(self.make_rng("params"), salt)
-            return _unit(jax.random.normal(key, (size,), jnp.float32), self.eps)
-
-        u = self.variable(COLLECTION, f"{name}/u", start, rows, 0)
-        v = self.variable(COLLECTION, f"{name}/v", start, columns, 1)
+        u = self.variable(COLLECTION, f"{name}/u", _scattered, rows)
+        v = self.variable(COLLECTION, f"{name}/v", _scattered, columns)
         return u, v

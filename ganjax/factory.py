@@ -34,6 +34,7 @@ class Build:
     Attributes:
       game: the static part of the step.
       init: () → the first state.
+      shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
       deliver: (data, state, index [n]) → one device's batch from resident data.
       scales: images in a pyramid.
       images_per_step: real images that D sees in a step.
@@ -41,6 +42,7 @@ class Build:
 
     game: Game
     init: Callable[[], GanState]
+    shapes: Callable[[], GanState]
     deliver: Callable[[Tree, GanState, jax.Array], Batch]
     scales: int
     images_per_step: int
@@ -75,6 +77,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
     return Build(
         game=game,
         init=lambda: make_state(config, game, dataset, scales),
+        shapes=lambda: jax.eval_shape(lambda: make_state(config, game, dataset, scales, abstract=True)),
         deliver=make_delivery(config, dataset, scales),
         scales=scales,
         images_per_step=config.train.batch_size * config.train.dis_steps,
@@ -195,8 +198,10 @@ def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
     return {**hyper, "seed": jnp.asarray(config.seed, jnp.uint32)}
 
 
-def make_state(config: ConfigDict, game: Game, dataset: Dataset, scales: int) -> GanState:
-    """The first state of a run, on the default device."""
+def make_state(
+    config: ConfigDict, game: Game, dataset: Dataset, scales: int, *, abstract: bool = False
+) -> GanState:
+    """The first state of a run, on the default device; `abstract` where only its shapes are traced."""
 
     def init(seed: jax.Array) -> tuple[Tree, Tree]:
         key = jax.random.key(seed)
@@ -211,7 +216,7 @@ def make_state(config: ConfigDict, game: Game, dataset: Dataset, scales: int) ->
     hyper = make_hyper(config)
     # Run once, so the compiler need not optimise: on CPU that halves the time to the first step.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    gen, dis = jax.jit(init, compiler_options=fast)(hyper["seed"])
+    gen, dis = (init if abstract else jax.jit(init, compiler_options=fast))(hyper["seed"])
     nets = {}
     for name, variables in (("gen", gen), ("dis", dis)):
         stats = {key: value for key, value in variables.items() if key != "params"}

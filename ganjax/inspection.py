@@ -30,7 +30,7 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     def one(state: Any, data: Any) -> Any:
         return train_step(game, state, build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
 
-    state = jax.eval_shape(build.init)
+    state = build.shapes()
     data = (setup.dataset.images, setup.dataset.labels)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
     compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()

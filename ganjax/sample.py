@@ -136,7 +136,7 @@ def sample(
     config = from_workdir(workdir)
     setup = prepare(config, choose_devices(n, devices))
     with Checkpointer(workdir / "checkpoints", keep=0) as checkpoints:
-        found = checkpoints.restore(jax.eval_shape(setup.build.init), step)
+        found = checkpoints.restore(setup.build.shapes(), step)
     if found is None:
         raise UserError(
             f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"

@@ -135,16 +135,9 @@ def _size(net: ConfigDict) -> dict[str, int]:
     return {"width": net.width, "depth": net.depth, "spectral": spectral}
 
 
-def lazy_factor(config: ConfigDict) -> float:
-    """c = k/(k+1) of lazy regularisation, 1 where the penalty acts at each step."""
-    lazy = config.penalty.name != "none" and config.penalty.every > 1
-    return penalties.lazy_correction(config.penalty.every) if lazy else 1.0
-
-
 def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
     """The optimiser of `gen` or `dis`, with its schedule and weight clipping."""
     options = config[net].optimizer
-    lazy = lazy_factor(config) if net == "dis" else 1.0
     limit = config.penalty.clip_weights if net == "dis" else 0.0
     return Optimizer(
         tx=make_chain(
@@ -154,14 +147,12 @@ def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
             eps=options.eps,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
-            lazy=lazy,
         ),
         schedule=make_schedule(
             options.schedule,
             steps=config.train.steps,
             warmup_steps=options.warmup_steps,
             final_scale=options.final_scale,
-            scale=lazy,
         ),
         project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
     )

@@ -49,7 +49,6 @@ def make_chain(
     eps: float,
     weight_decay: float,
     clip_norm: float,
-    lazy: float = 1.0,
 ) -> optax.GradientTransformation:
     """The optax chain `name`: adam, adamw, rmsprop, sgd or lion.
 
@@ -58,18 +57,15 @@ def make_chain(
       beta1, beta2, eps: as in Adam.
       weight_decay: decoupled, for adamw and lion.
       clip_norm: largest global norm of the gradient; 0 for none.
-      lazy: c = k/(k+1) of lazy regularisation every k steps (Karras et al. 2020, appendix B): β becomes βᶜ,
-        and the caller multiplies the learning rate by c.
     """
-    b1, b2 = beta1**lazy, beta2**lazy
 
     def chain(learning_rate: float) -> optax.GradientTransformation:
         rule = {
-            "adam": lambda: optax.adam(learning_rate, b1, b2, eps),
-            "adamw": lambda: optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay),
-            "rmsprop": lambda: optax.rmsprop(learning_rate, decay=b2, eps=eps),
+            "adam": lambda: optax.adam(learning_rate, beta1, beta2, eps),
+            "adamw": lambda: optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay),
+            "rmsprop": lambda: optax.rmsprop(learning_rate, decay=beta2, eps=eps),
             "sgd": lambda: optax.sgd(learning_rate, momentum=beta1 or None),
-            "lion": lambda: optax.lion(learning_rate, b1, b2, weight_decay=weight_decay),
+            "lion": lambda: optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay),
         }[name]()
         return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
@@ -77,11 +73,11 @@ def make_chain(
 
 
 def make_schedule(
-    kind: str, *, steps: int, warmup_steps: int, final_scale: float, scale: float = 1.0
+    kind: str, *, steps: int, warmup_steps: int, final_scale: float
 ) -> Callable[[jax.Array], jax.Array]:
     """Factor on the peak rate: linear warm-up, then constant, linear or cosine to `final_scale` at `steps`.
 
-    `scale` multiplies everything (the lazy correction c). The first warm-up step already moves: 1/warmup.
+    The first warm-up step already moves: 1/warmup.
     """
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -93,6 +89,6 @@ def make_schedule(
             "linear": lambda: 1.0 - rest * (1.0 - final_scale),
             "cosine": lambda: final_scale + (1.0 - final_scale) * 0.5 * (1.0 + jnp.cos(jnp.pi * rest)),
         }[kind]()
-        return scale * warm * shape
+        return warm * shape
 
     return schedule

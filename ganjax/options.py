@@ -142,7 +142,7 @@ OPTIONS: tuple[Option, ...] = (
             "rp_non_saturating",
         ),
     ),
-    Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=0),
+    Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
     Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
     Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
     Option("loss.feature_matching", 0.0, "weight of feature matching in G's loss", low=0),

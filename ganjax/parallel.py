@@ -38,7 +38,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
       devices: asked for; 0 chooses.
     """
     os.environ.setdefault("PJRT_NPROC", "16")
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
     jax.config.update("jax_num_cpu_devices", devices or cpu_devices(batch_size, unit, os.cpu_count() or 1))

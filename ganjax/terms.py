@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ganjax.augment import diff_augment
-from ganjax.losses import LOSSES, flip_labels
+from ganjax.losses import LOSSES, flip_labels, scaled
 from ganjax.objective import Objective, Round, Term
 from ganjax.penalties import PENALTIES, consistency, drift, lecam
 
@@ -41,8 +41,8 @@ def gen_objective(config: ConfigDict) -> Objective:
     matching = config.loss.feature_matching > 0
 
     def adversarial(r: Round) -> jax.Array:
-        real = None if r.real_logits is None else r.real_logits * r.hyper["loss/scale"]
-        return loss.gen(real, r.fake_logits * r.hyper["loss/scale"], axis_name=r.axis_name)
+        by_alpha = scaled(loss, r.hyper["loss/scale"])
+        return by_alpha.gen(r.real_logits, r.fake_logits, axis_name=r.axis_name)
 
     terms: dict[str, Term] = {"adversarial": adversarial}
     weights = {}
@@ -57,24 +57,34 @@ def _dis_loss(config: ConfigDict) -> Term:
     flip = config.loss.label_flip > 0
 
     def adversarial(r: Round) -> jax.Array:
+        by_alpha = scaled(loss, r.hyper["loss/scale"])
         real, fake = r.real_logits, r.fake_logits
         if flip:
-            real, fake = flip_labels(r.keys, real, fake, r.hyper["loss/label_flip"])
-        real, fake = real * r.hyper["loss/scale"], fake * r.hyper["loss/scale"]
+            real, fake = flip_labels(_own_keys(r, 0), real, fake, r.hyper["loss/label_flip"])
         if loss.has_targets:
-            return loss.dis(real, fake, smoothing=r.hyper["loss/label_smoothing"], axis_name=r.axis_name)
-        return loss.dis(real, fake, axis_name=r.axis_name)
+            smoothing = r.hyper["loss/label_smoothing"]
+            return by_alpha.dis(real, fake, smoothing=smoothing, axis_name=r.axis_name)
+        return by_alpha.dis(real, fake, axis_name=r.axis_name)
 
     return adversarial
 
 
+def _own_keys(r: Round, term: int) -> jax.Array:
+    """The round's keys folded with a term's number, so that no two terms share their draws."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(r.keys, term)
+
+
 def _gradient_penalty(name: str) -> Term:
     penalty = PENALTIES[name]
-    return lambda r: penalty(r.dis, r.reals, r.fakes, r.keys, axis_name=r.axis_name)
+    return lambda r: penalty(r.dis, r.reals, r.fakes, _own_keys(r, 1), axis_name=r.axis_name)
 
 
 def _lazily(term: Term, every: int) -> Term:
-    """The term times `every`, at each `every`-th step only (Karras et al. 2020, appendix B)."""
+    """The term times `every`, at each `every`-th step only (Karras et al. 2020, appendix B).
+
+    It joins the ordinary update of that step, so the optimiser makes no extra updates, and the correction of
+    its rate and decays by k/(k+1), which StyleGAN2's separate update needs, is 1 here.
+    """
     if every == 1:
         return term
 
@@ -97,10 +107,12 @@ def _consistency(fakes_too: bool) -> Callable[[Round], jax.Array]:
     """D's logits should not mind a small shift (Zhang et al. 2020), on fakes neither (Zhao et al. 2021)."""
 
     def term(r: Round) -> jax.Array:
-        moved = r.dis(diff_augment(r.keys, r.reals, ("translation",)))
+        moved = r.dis(diff_augment(_own_keys(r, 2), r.reals, ("translation",)))
         total = consistency(r.real_logits, moved)
         if fakes_too:
-            total += consistency(r.fake_logits, r.dis(diff_augment(r.keys, r.fakes, ("translation",))))
+            total += consistency(
+                r.fake_logits, r.dis(diff_augment(_own_keys(r, 3), r.fakes, ("translation",)))
+            )
         return total
 
     return term

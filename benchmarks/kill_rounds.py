@@ -1,0 +1,146 @@
+"""Kills a run with SIGKILL at random moments, starts it again each time, and compares the end with an unbroken run.
+
+    python benchmarks/kill_rounds.py --rounds=20
+    python benchmarks/kill_rounds.py --rounds=50 --config=configs/quickstart.py --config.train.steps=300
+
+A moment is drawn over the whole life of the process, so some kills fall into imports, compilation, restoring,
+saving and logging. The parameters, optimiser states and all else that the last checkpoint holds must agree bit
+for bit; the log must hold each step once. Exit code 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ("gen.width=8", "dis.width=8", "train.batch_size=32", "train.steps=200", "parallel.devices=2")
+OFTEN = ("checkpoint.every_steps=5", "log.every_steps=5", "log.sample_every_steps=50")
+
+
+def start(config: str, workdir: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
+    """A training run in a child process that writes to `workdir`.log."""
+    command = [sys.executable, "-m", "ganjax.cli", "train", f"--config={config}", f"--workdir={workdir}"]
+    with open(f"{workdir}.log", "ab") as log:
+        return subprocess.Popen([*command, *overrides], cwd=ROOT, stdout=log, stderr=log)
+
+
+def finish(config: str, workdir: Path, overrides: list[str]) -> float:
+    """Runs to the end; returns the seconds it took."""
+    begun = time.monotonic()
+    if code := start(config, workdir, overrides).wait():
+        sys.exit(f"The run ended with exit code {code}; see {workdir}.log")
+    return time.monotonic() - begun
+
+
+def newest_step(workdir: Path) -> int:
+    """The last committed checkpoint, 0 where there is none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def read_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint."""
+    import jax
+    from orbax.checkpoint import v1 as ocp
+
+    tree = ocp.load(workdir / "checkpoints" / str(newest_step(workdir)))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def read_log(workdir: Path) -> list[dict[str, float]]:
+    """The log lines without their times."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def kill_rounds(
+    config: str, workdir: Path, overrides: list[str], *, rounds: int, seconds: float, draw: random.Random
+) -> int:
+    """Kills the run `rounds` times, then lets it end; returns how many kills fell on a live process.
+
+    Args:
+      seconds: that an unbroken run takes; a moment is drawn from nearly as long.
+    """
+    print(f"{'round':>5}  {'alive for':>9}  {'checkpoint before':>17}  {'after':>6}  unfinished")
+    killed = 0
+    for number in range(1, rounds + 1):
+        before = newest_step(workdir)
+        child = start(config, workdir, overrides)
+        moment = draw.uniform(0, 0.9 * seconds)
+        try:
+            child.wait(timeout=moment)
+            print(f"{number:>5}  the run ended before the kill; it is complete")
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            killed += 1
+        folder = workdir / "checkpoints"
+        left = sorted(p.name for p in folder.iterdir() if not p.name.isdigit()) if folder.is_dir() else []
+        print(
+            f"{number:>5}  {moment:>8.2f}s  {before:>17}  {newest_step(workdir):>6}  {', '.join(left) or '-'}",
+            flush=True,
+        )
+    finish(config, workdir, overrides)
+    return killed
+
+
+def main() -> int:
+    """Runs the comparison as often as it takes to reach the wanted number of kills."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="kills (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument(
+        "--config", default="configs/quickstart.py", help="recipe; --config.KEY=VALUE go on to it"
+    )
+    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder, kept)")
+    arguments, given = parser.parse_known_args()
+    # One compilation serves all rounds, so that kills fall on the run and not on the compiler alone.
+    folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="ganjax-kill-rounds-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax-cache"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    overrides = [f"--config.{option}" for option in (*TINY, *OFTEN)] + given
+
+    finish(arguments.config, folder / "warm", overrides)
+    seconds = finish(arguments.config, folder / "unbroken", overrides)
+    expected, expected_log = read_state(folder / "unbroken"), read_log(folder / "unbroken")
+    print(f"An unbroken run takes {seconds:.1f} s and holds {len(expected)} arrays; runs are in {folder}")
+    draw, kills, differing, attempt = random.Random(arguments.seed), 0, 0, 0
+    while kills < arguments.rounds:
+        attempt += 1
+        workdir = folder / f"killed_{attempt}"
+        kills += kill_rounds(
+            arguments.config, workdir, overrides, rounds=arguments.rounds - kills, seconds=seconds, draw=draw
+        )
+        found = read_state(workdir)
+        wrong = [
+            name for name in expected if found.get(name, np.empty(0)).tobytes() != expected[name].tobytes()
+        ]
+        same_log = read_log(workdir) == expected_log
+        differing += bool(wrong) or not same_log or found.keys() != expected.keys()
+        print(
+            f"run {attempt}: {len(wrong)} of {len(expected)} arrays differ; log {'equal' if same_log else 'DIFFERS'}"
+        )
+    print(
+        f"{kills} kills in {attempt} runs: {'all ends equal' if not differing else f'{differing} ends DIFFER'}"
+    )
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,18 @@
-from ganjax.config import default_config
+"""Eight Gaussians on a circle (σ .01): relativistic pairing with R1 and R2 finds all eight.
+
+    ganjax train --config=configs/ring.py --workdir=runs/ring
+
+Arguments: none. The last picture in `samples/` says how many modes are covered; so does its title.
+
+Measured 2026-11-23, seed 0, on one device of 2 CPU cores that other work was using as well: 118 s, 8 of 8 modes,
+94 % of 2,500 samples within 3 σ of a mode (the true distribution gives 98.9 %).
+"""
+
+from ganjax.config import default_config, parse_arg
 
 
 def get_config(arg: str = ""):
+    parse_arg(arg)
     config = default_config()
     config.data.name = "ring"
     config.model.name = "mlp"
@@ -15,12 +26,12 @@ def get_config(arg: str = ""):
     config.gen.norm = "none"
     config.loss.name = "rp_non_saturating"
     config.penalty.name = "r1_r2"
-    config.penalty.weight = 0.002
+    config.penalty.weight = 5e-4
     config.train.batch_size = 256
-    config.train.steps = 6000
-    config.ema.half_life_kimg = 50.0
-    config.checkpoint.every_steps = 2000
-    config.log.every_steps = 500
-    config.log.sample_every_steps = 2000
+    config.train.steps = 12000
+    config.ema.half_life_kimg = 100.0
     config.parallel.devices = 1
+    config.checkpoint.every_steps = 3000
+    config.log.every_steps = 1000
+    config.log.sample_every_steps = 3000
     return config

@@ -1,0 +1,37 @@
+"""Fashion-MNIST at 32×32: MSG, spectral norm in D, hinge loss, two learning rates.
+
+    ganjax train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+Data: 60,000 garments; downloaded, or found in Debian's package dataset-fashion-mnist, or in `data.manual_dir`.
+Arguments: none. Its time and its result have not been measured yet.
+"""
+
+from ganjax.config import default_config, parse_arg
+
+
+def get_config(arg: str = ""):
+    parse_arg(arg)
+    config = default_config()
+    config.data.name = "fashion_mnist"
+    config.data.resolution = 32
+    config.model.name = "dcgan"
+    config.model.latent_dim = 64
+    config.model.msg = "simple"
+    config.gen.width = 16
+    config.gen.max_width = 128
+    config.gen.norm = "pixel"
+    config.gen.optimizer.learning_rate = 1e-3
+    config.dis.width = 16
+    config.dis.max_width = 128
+    config.dis.spectral_norm = True
+    config.dis.minibatch_stddev = True
+    config.dis.optimizer.learning_rate = 2e-3
+    config.loss.name = "hinge"
+    config.train.batch_size = 64
+    config.train.steps = 2000
+    config.ema.half_life_kimg = 5.0
+    config.checkpoint.every_steps = 500
+    config.log.every_steps = 50
+    config.log.sample_every_steps = 250
+    config.log.samples = 64
+    return config

@@ -128,27 +128,35 @@ def make_update(
 
     numbers = np.arange(len(devices), dtype=np.int32)
     sharded = jax.device_put(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
+    mapped = map_over_devices(several, devices, mode)
+    return lambda state, data: mapped(state, data, sharded)
+
+
+def map_over_devices(
+    function: Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]],
+    devices: Sequence[jax.Device],
+    mode: str,
+) -> Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]]:
+    """`function(state, data, device number [])` over all devices; state and data replicated, state donated."""
     if mode == "pmap":
-        mapped = jax.pmap(
-            several,
+        return jax.pmap(
+            function,
             axis_name=AXIS,
             in_axes=(None, None, 0),
             out_axes=None,
             donate_argnums=0,
             devices=devices,
         )
-    else:
-        mapped = jax.jit(
-            jax.shard_map(
-                lambda state, data, device: several(state, data, device[0]),
-                mesh=make_mesh(devices),
-                in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
-                out_specs=(PartitionSpec(), PartitionSpec()),
-                check_vma=False,
-            ),
-            donate_argnums=0,
-        )
-    return lambda state, data: mapped(state, data, sharded)
+    return jax.jit(
+        jax.shard_map(
+            lambda state, data, device: function(state, data, device[0]),
+            mesh=make_mesh(devices),
+            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=(PartitionSpec(), PartitionSpec()),
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
 
 
 def make_generator(

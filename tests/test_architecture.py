@@ -24,7 +24,8 @@ CONFIG = {"config", "options", "compat"}
 HEART = [  # a rank imports those above it in this list
     {"nn"},
     {"models"},
-    {"losses", "penalties", "augment"},
+    {"losses", "augment"},
+    {"penalties"},
     {"objective", "optim"},
     {"state"},
     {"step"},

@@ -74,6 +74,16 @@ RULES: tuple[Rule, ...] = (
         "group normalisation is for feature maps; mlp takes none, batch or pixel",
     ),
     Rule(
+        ("model.name", "dis.minibatch_stddev"),
+        lambda c: c["model.name"] == "mlp" and c["dis.minibatch_stddev"],
+        "minibatch standard deviation is a feature map of dcgan; mlp takes minibatch discrimination or packing",
+    ),
+    Rule(
+        ("data.name", "penalty.consistency"),
+        lambda c: c["data.name"] in MIXTURES and c["penalty.consistency"] > 0,
+        "consistency compares images with their augmented versions, and points have none",
+    ),
+    Rule(
         ("data.name", "data.flip"),
         lambda c: c["data.name"] in MIXTURES and c["data.flip"],
         "points have no mirror image",

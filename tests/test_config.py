@@ -19,6 +19,8 @@ from ganjax.options import BY_KEY, OPTIONS
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
 
+POINTS = {"model.name": "mlp", "data.name": "ring"}
+
 # For each rule, by its keys: options that break this rule and none before it.
 VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("loss.label_smoothing", "loss.name"): {"loss.label_smoothing": 0.1, "loss.name": "hinge"},
@@ -30,6 +32,8 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("model.name", "data.name"): {"model.name": "mlp", "data.name": "digits"},
     ("model.name", "model.msg"): {"model.name": "mlp", "data.name": "ring", "model.msg": "simple"},
     ("model.name", "gen.norm"): {"model.name": "mlp", "data.name": "ring", "gen.norm": "group"},
+    ("model.name", "dis.minibatch_stddev"): {**POINTS, "dis.minibatch_stddev": True},
+    ("data.name", "penalty.consistency"): {**POINTS, "penalty.consistency": 1.0},
     ("data.name", "data.flip"): {"model.name": "mlp", "data.name": "grid", "data.flip": True},
     ("data.name", "augment.policy"): {"model.name": "mlp", "data.name": "ring", "augment.policy": "color"},
     ("noise.schedule", "augment.policy"): {"noise.std": 0.1, "noise.schedule": "ada"},

@@ -6,6 +6,7 @@ Most runs are one and the same small game, so that one unbroken run can be held 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -69,10 +70,13 @@ class Runs:
         overrides = [f"--config.{option}" for option in options]
         return ["train", config, f"--workdir={self.folder / name}", *overrides]
 
-    def start(self, name: str, *options: str, arg: str = "") -> subprocess.Popen[str]:
+    def start(
+        self, name: str, *options: str, arg: str = "", log_compiles: bool = False
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "ganjax.cli", *self.arguments(name, *options, arg=arg)],
             cwd=ROOT,
+            env={**os.environ, "JAX_LOG_COMPILES": str(int(log_compiles))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -163,7 +167,8 @@ def unbroken(runs: Runs) -> Path:
 @pytest.fixture(scope="module")
 def images(runs: Runs) -> Path:
     """Digits at two scales, with batch and spectral normalisation, on two devices, to the end."""
-    runs.finish("images", arg="images")
+    _, err = finish(runs.start("images", arg="images", log_compiles=True))
+    (runs.folder / "images.err").write_text(err)
     return runs.folder / "images"
 
 
@@ -193,6 +198,12 @@ def test_a_run_leaves_its_files(images: Path, unbroken: Path) -> None:
     assert names == grids
     with Image.open(images / "samples" / "step_00000024.png") as grid:
         assert grid.width == grid.height > 2 * 64
+
+
+def test_nothing_is_compiled_twice(images: Path) -> None:
+    lines = [line for line in images.with_name("images.err").read_text().splitlines() if "Compiling" in line]
+    sizes = sorted(size for line in lines if (size := line.count("ShapedArray(")) > 5)
+    assert len(sizes) == 2 and sizes[1] > 50, "expected the sampler and the step, once each"
 
 
 def test_log_lines_have_the_agreed_keys(images: Path) -> None:
@@ -246,6 +257,7 @@ def test_ten_kills_of_a_run_on_images(runs: Runs, images: Path) -> None:
     assert_same_run(runs.folder / "killed_images", images)
 
 
+@pytest.mark.slow
 def test_signals_save_and_the_same_command_goes_on(runs: Runs, unbroken: Path) -> None:
     name = "signalled"
     workdir = runs.folder / name
@@ -294,6 +306,7 @@ def test_a_complete_run_is_left_as_it_is(runs: Runs, copy: Path) -> None:
     assert (summary(copy), logged(copy)) == before
 
 
+@pytest.mark.slow
 def test_other_numbers_of_devices_go_on_with_it(runs: Runs, unbroken: Path) -> None:
     """The checkpoint of 2 devices, ten steps further on 1, 2 and 4: the same up to rounding."""
     states = {}

@@ -16,6 +16,7 @@ Flat = Mapping[str, Any]
 
 TARGET_LOSSES = ("minimax", "non_saturating", "least_squares")
 MIXTURES = ("ring", "grid")
+DIFF_AUGMENT = ("color", "translation", "cutout", "brightness", "saturation", "contrast")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,16 @@ RULES: tuple[Rule, ...] = (
         "image augmentation does not apply to points; instance noise does",
     ),
     Rule(
+        ("augment.policy",),
+        lambda c: not _known_policy(c["augment.policy"]),
+        "it takes ada alone, or parts of DiffAugment joined by commas: " + ", ".join(DIFF_AUGMENT),
+    ),
+    Rule(
+        ("loss.name", "train.accumulate"),
+        lambda c: c["train.accumulate"] > 1 and c["loss.name"].startswith("ra_"),
+        "relativistic average losses compare with the mean over the whole batch, which no part of it knows",
+    ),
+    Rule(
         ("noise.schedule", "augment.policy"),
         lambda c: c["noise.std"] > 0 and c["noise.schedule"] == "ada" and c["augment.policy"] != "ada",
         "noise steered by ADA's p needs augment.policy=ada",
@@ -116,6 +127,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def _known_policy(policy: str) -> bool:
+    parts = [part.strip() for part in policy.split(",")] if policy else []
+    return parts == ["ada"] or all(part in DIFF_AUGMENT for part in parts)
+
+
 def _ends_early(c: Flat, net: str) -> bool:
     warmup = c[f"{net}.optimizer.warmup_steps"]
     return warmup > 0 and warmup >= c["train.steps"]
@@ -126,4 +142,8 @@ def check_combinations(flat: Flat) -> None:
     for rule in RULES:
         if rule.refused(flat):
             values = ", ".join(f"{key}={flat[key]!r}" for key in rule.keys)
-            raise UserError(f"{values} do not go together: {rule.reason}.")
+            raise UserError(
+                f"{values} do not go together: {rule.reason}."
+                if len(rule.keys) > 1
+                else f"{values}: {rule.reason}."
+            )

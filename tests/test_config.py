@@ -36,6 +36,8 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("data.name", "penalty.consistency"): {**POINTS, "penalty.consistency": 1.0},
     ("data.name", "data.flip"): {"model.name": "mlp", "data.name": "grid", "data.flip": True},
     ("data.name", "augment.policy"): {"model.name": "mlp", "data.name": "ring", "augment.policy": "color"},
+    ("augment.policy",): {"augment.policy": "ada,color"},
+    ("loss.name", "train.accumulate"): {"loss.name": "ra_hinge", "train.accumulate": 2},
     ("noise.schedule", "augment.policy"): {"noise.std": 0.1, "noise.schedule": "ada"},
     ("gen.optimizer.warmup_steps", "train.steps"): {"gen.optimizer.warmup_steps": 10, "train.steps": 10},
     ("dis.optimizer.warmup_steps", "train.steps"): {"dis.optimizer.warmup_steps": 10, "train.steps": 10},

@@ -47,6 +47,9 @@ if $lint; then
 fi
 [ ${#failed[@]} = 0 ] || say "FAILED before pytest: ${failed[*]} (see above)"
 
+# A test compiles on one core, so there is one worker a core; an accelerator is not shared.
+workers=(-n auto --dist worksteal)
+[ "$accelerator" = cpu ] || workers=(-n 0)
 status=0
-"$python" -m pytest ${markers[@]+"${markers[@]}"} "$@" || status=$?
+"$python" -m pytest "${workers[@]}" ${markers[@]+"${markers[@]}"} "$@" || status=$?
 [ "$status" = 0 ] && [ ${#failed[@]} = 0 ] || exit 1

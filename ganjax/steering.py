@@ -13,6 +13,7 @@ from ganjax.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augmen
 from ganjax.objective import Images
 from ganjax.penalties import lecam_update
 from ganjax.state import GanState
+from ganjax.step import purpose_keys
 
 Tree = Any
 Metrics = dict[str, jax.Array]
@@ -45,9 +46,9 @@ def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState]
 
     def transform(keys: jax.Array, images: Images, state: GanState) -> Images:
         if "ada" in policy:
-            images = ada_augment(_fold(keys, 0), images, state.control["ada/p"])
+            images = ada_augment(purpose_keys(keys, 0), images, state.control["ada/p"])
         elif policy:
-            images = diff_augment(_fold(keys, 0), images, policy)
+            images = diff_augment(purpose_keys(keys, 0), images, policy)
         if noisy:
             if schedule == "ada":
                 level = state.control["ada/p"]
@@ -55,14 +56,10 @@ def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState]
                 level = NOISE_SCHEDULES[schedule](
                     jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0)
                 )
-            images = instance_noise(_fold(keys, 1), images, state.hyper["noise/std"] * level)
+            images = instance_noise(purpose_keys(keys, 1), images, state.hyper["noise/std"] * level)
         return images
 
     return transform
-
-
-def _fold(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:

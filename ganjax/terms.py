@@ -1,4 +1,7 @@
-"""The terms of D's and G's objectives that a config asks for."""
+"""The terms of D's and G's objectives that a config asks for.
+
+Each term that draws folds its round's keys with a number of its own, so that no two share their draws.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from ganjax.augment import diff_augment
 from ganjax.losses import LOSSES, flip_labels, scaled
 from ganjax.objective import Objective, Round, Term
 from ganjax.penalties import PENALTIES, consistency, drift, lecam
+from ganjax.step import purpose_keys
 
 
 def dis_objective(config: ConfigDict) -> Objective:
@@ -60,7 +64,7 @@ def _dis_loss(config: ConfigDict) -> Term:
         by_alpha = scaled(loss, r.hyper["loss/scale"])
         real, fake = r.real_logits, r.fake_logits
         if flip:
-            real, fake = flip_labels(_own_keys(r, 0), real, fake, r.hyper["loss/label_flip"])
+            real, fake = flip_labels(purpose_keys(r.keys, 0), real, fake, r.hyper["loss/label_flip"])
         if loss.has_targets:
             smoothing = r.hyper["loss/label_smoothing"]
             return by_alpha.dis(real, fake, smoothing=smoothing, axis_name=r.axis_name)
@@ -69,14 +73,9 @@ def _dis_loss(config: ConfigDict) -> Term:
     return adversarial
 
 
-def _own_keys(r: Round, term: int) -> jax.Array:
-    """The round's keys folded with a term's number, so that no two terms share their draws."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(r.keys, term)
-
-
 def _gradient_penalty(name: str) -> Term:
     penalty = PENALTIES[name]
-    return lambda r: penalty(r.dis, r.reals, r.fakes, _own_keys(r, 1), axis_name=r.axis_name)
+    return lambda r: penalty(r.dis, r.reals, r.fakes, purpose_keys(r.keys, 1), axis_name=r.axis_name)
 
 
 def _lazily(term: Term, every: int) -> Term:
@@ -107,11 +106,11 @@ def _consistency(fakes_too: bool) -> Callable[[Round], jax.Array]:
     """D's logits should not mind a small shift (Zhang et al. 2020), on fakes neither (Zhao et al. 2021)."""
 
     def term(r: Round) -> jax.Array:
-        moved = r.dis(diff_augment(_own_keys(r, 2), r.reals, ("translation",)))
+        moved = r.dis(diff_augment(purpose_keys(r.keys, 2), r.reals, ("translation",)))
         total = consistency(r.real_logits, moved)
         if fakes_too:
             total += consistency(
-                r.fake_logits, r.dis(diff_augment(_own_keys(r, 3), r.fakes, ("translation",)))
+                r.fake_logits, r.dis(diff_augment(purpose_keys(r.keys, 3), r.fakes, ("translation",)))
             )
         return total
 

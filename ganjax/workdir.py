@@ -81,30 +81,6 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return flat
 
 
-def truncate_metrics(path: Path, step: int) -> int:
-    """Drops the lines of a JSON-lines file that a run resumed at `step` will write again; returns how many.
-
-    Lines whose `"step"` is greater than `step` go, and lines torn by a crash, which are not JSON objects. The
-    file is replaced atomically, or left alone if there is nothing to drop. A missing file is an empty one.
-    """
-    if not path.exists():
-        return 0
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = text.splitlines()
-    kept = [line for line in lines if _belongs_before(line, step)]
-    if len(kept) != len(lines) or (text and not text.endswith("\n")):
-        atomic_write_text(path, "".join(f"{line}\n" for line in kept))
-    return len(lines) - len(kept)
-
-
-def _belongs_before(line: str, step: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("step", step) <= step
-
-
 class Workdir:
     """A run's folder, locked against a second live run until `release()` or the end of a `with` block.
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ganjax.errors import UserError
-from ganjax.workdir import Workdir, atomic_write_json, atomic_write_text, flatten_config, truncate_metrics
+from ganjax.workdir import Workdir, atomic_write_json, atomic_write_text, flatten_config
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
@@ -207,31 +207,3 @@ def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.Mon
         atomic_write_text(file, "new")
     assert json.loads(file.read_text()) == {"é": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-@pytest.mark.parametrize(
-    ("content", "step", "expected", "dropped"),
-    [
-        ("", 5, "", 0),
-        ('{"step": 1}\n{"step": 2}\n', 2, '{"step": 1}\n{"step": 2}\n', 0),
-        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', 1, '{"step": 1}\n', 2),
-        ('{"step": 1}\n{"step": 2, "loss/d', 5, '{"step": 1}\n', 1),
-        ('{"step": 1}\n{"step": 2}', 5, '{"step": 1}\n{"step": 2}\n', 0),
-        ('{"step": 9}\n{"event": "start"}\n{"step": 1}\n', 1, '{"event": "start"}\n{"step": 1}\n', 1),
-        ('{"step": 1, "x": NaN}\n{"st{"step": 2}\n12\n', 5, '{"step": 1, "x": NaN}\n', 2),
-        ('{"step": 3}\n', 0, "", 1),
-    ],
-)
-def test_truncate_metrics(tmp_path: Path, content: str, step: int, expected: str, dropped: int) -> None:
-    file = tmp_path / "metrics.jsonl"
-    file.write_text(content)
-    assert truncate_metrics(file, step) == dropped
-    assert file.read_text() == expected
-
-
-def test_truncate_metrics_meets_no_file_and_torn_characters(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    assert truncate_metrics(file, 1) == 0 and not file.exists()
-    file.write_bytes('{"step": 1}\n{"step": 2, "name": "é'.encode()[:-1])
-    assert truncate_metrics(file, 5) == 1
-    assert file.read_text() == '{"step": 1}\n'

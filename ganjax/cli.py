@@ -117,10 +117,17 @@ def dry_run(resolved: Any, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(facts))
         return OK
-    parameters, size = facts["parameters"], facts["bytes"]
+    size = facts["bytes"]
     sections = {
         "config": sorted(config.flatten(facts["config"]).items()),
-        "networks": [("parameters of G", parameters["gen"]), ("parameters of D", parameters["dis"])],
+        **{
+            f"{name}, forward, one sample": [
+                ("parameters", costs["parameters"]),
+                ("MFLOP", round(costs["flops"] / 1e6, 3)),
+                ("activations, kB", round(costs["activation_bytes"] / 1e3, 1)),
+            ]
+            for name, costs in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"]))
+        },
         "a step": [
             ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
             ("devices", facts["devices"]),

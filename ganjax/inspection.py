@@ -1,56 +1,117 @@
-"""What a config costs, from the compiled step: parameters, FLOPs, bytes."""
+"""What a config costs: parameters, FLOPs and activations of each network, and the bytes of the compiled step."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ganjax.setup import Setup
-from ganjax.state import count_parameters
-from ganjax.step import train_step
+from ganjax.state import GanState, NetState, count_parameters
+from ganjax.step import Game, train_step
 
-LOPSIDED = 10.0  # parameters of one network over the other's
+LAYERS = (nn.Dense, nn.Conv, nn.BatchNorm, nn.GroupNorm)  # whose outputs count as activations
+LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
 
 
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
-    """Parameters of each network, FLOPs of a step over all devices, and bytes on each device."""
-    build = setup.build
+    """Costs of each network, FLOPs of a step over all devices, and bytes on each device."""
     game = dataclasses.replace(
-        build.game,
-        gen=build.game.gen.clone(axis_name=None),
-        dis=build.game.dis.clone(axis_name=None),
+        setup.build.game,
+        gen=setup.build.game.gen.clone(axis_name=None),
+        dis=setup.build.game.dis.clone(axis_name=None),
         axis_name=None,
     )
     share = config.train.batch_size // len(setup.devices)
 
-    def one(state: Any, data: Any) -> Any:
-        return train_step(game, state, build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
+    def one(state: GanState, data: Any) -> Any:
+        return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
 
-    state = build.shapes()
+    state = setup.build.shapes()
     data = (setup.dataset.images, setup.dataset.labels)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
     compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()
-    costs = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
-    gen, dis = count_parameters(state.gen.params), count_parameters(state.dis.params)
+    networks = network_costs(game, state, config.model.latent_dim)
     result: dict[str, Any] = {
-        "parameters": {"gen": gen, "dis": dis},
-        "flops_per_step": float(costs.get("flops", 0.0)) * len(setup.devices),
+        "parameters": {name: costs["parameters"] for name, costs in networks.items()},
+        "networks": networks,
+        "flops_per_step": _flops(compiled) * len(setup.devices),
         "devices": len(setup.devices),
         "bytes": {
-            "state": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
-            "data": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)),
+            "state": _bytes(state),
+            "data": _bytes(shapes),
             "activations": int(memory.temp_size_in_bytes) if memory else None,
         },
     }
-    if max(gen, dis) > LOPSIDED * min(gen, dis):
-        big, small = ("G", "D") if gen > dis else ("D", "G")
-        result["warning"] = (
-            f"{big} has {max(gen, dis) / min(gen, dis):.0f} times the parameters of {small}: one network may "
-            "overpower the other (lesson 1, capacity)"
-        )
+    if warning := lopsided(networks):
+        result["warning"] = warning
     return result
+
+
+def network_costs(game: Game, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:
+    """For `gen` and `dis`: parameters, and FLOPs and bytes of activations of one forward pass, a sample.
+
+    Activations are the outputs of `LAYERS`, most of what a backward pass without rematerialisation keeps. With
+    packing, D's are those of one packed sample. Nothing is compiled.
+    """
+    latents = jax.ShapeDtypeStruct((game.packing, latent_dim), jnp.float32)
+    fakes = jax.eval_shape(lambda s, z: _forward(game.gen, s, z)[0], state.gen, latents)
+    packed = tuple(
+        jax.ShapeDtypeStruct((1, *x.shape[1:-1], x.shape[-1] * game.packing), x.dtype) for x in fakes
+    )
+    single = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
+    return {
+        "gen": _network_cost(lambda s, z: _forward(game.gen, s, z), state.gen, single),
+        "dis": _network_cost(lambda s, x: _forward(game.dis, s, x), state.dis, packed),
+    }
+
+
+def _forward(net: nn.Module, state: NetState, inputs: Any) -> tuple[Any, Any]:
+    """The network's output and what each of its layers gives."""
+    output, kept = net.apply(
+        state.variables,
+        inputs,
+        train=False,
+        capture_intermediates=lambda module, _: isinstance(module, LAYERS),
+        mutable=["intermediates"],
+    )
+    calls = traverse_util.flatten_dict(kept.get("intermediates", {}))
+    return output, {path: outputs[0] for path, outputs in calls.items() if path[-1] == "__call__"}
+
+
+def _network_cost(forward: Callable[..., tuple[Any, Any]], state: NetState, inputs: Any) -> dict[str, float]:
+    _, layers = jax.eval_shape(forward, state, inputs)
+    lowered = jax.jit(lambda s, x: forward(s, x)[0]).lower(state, inputs)
+    return {
+        "parameters": count_parameters(state.params),
+        "flops": _flops(lowered),
+        "activation_bytes": _bytes(layers),
+    }
+
+
+def lopsided(networks: dict[str, dict[str, float]]) -> str:
+    """A warning where one network has more than ten times the other's parameters or FLOPs, else empty."""
+    for what, unit in (("parameters", "parameters"), ("flops", "FLOPs")):
+        gen, dis = (max(networks[name][what], 1.0) for name in ("gen", "dis"))
+        if max(gen, dis) > LOPSIDED * min(gen, dis):
+            big, small = ("G", "D") if gen > dis else ("D", "G")
+            return (
+                f"{big} has {max(gen, dis) / min(gen, dis):.0f} times the {unit} of {small}: one network may "
+                f"overpower the other (lesson 1, capacity); see {'gen' if small == 'G' else 'dis'}.width and depth"
+            )
+    return ""
+
+
+def _flops(stage: Any) -> float:
+    return float((stage.cost_analysis() or {}).get("flops", 0.0))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

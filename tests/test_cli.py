@@ -257,6 +257,11 @@ def test_dry_run_json(run_cli: RunCli) -> None:
     assert facts["devices"] == 2 and facts["flops_per_step"] > 1e4
     assert facts["bytes"]["state"] > 4 * sum(facts["parameters"].values())
     assert facts["bytes"]["data"] > 0
+    gen, dis = facts["networks"]["gen"], facts["networks"]["dis"]
+    assert (gen["parameters"], dis["parameters"]) == (2 * 8 + 8 + 8 * 2 + 2, 2 * 8 + 8 + 8 + 1)
+    assert (gen["activation_bytes"], dis["activation_bytes"]) == (4 * (8 + 2), 4 * (8 + 1))
+    products = 2 * (2 * 8 + 8 * 2)  # a multiplication and an addition for each weight
+    assert products <= gen["flops"] <= 1.5 * products
     assert "warning" not in facts
 
 
@@ -264,6 +269,6 @@ def test_dry_run_in_words_warns_of_a_lopsided_pair(run_cli: RunCli, tmp_path: Pa
     workdir = tmp_path / "run"
     result = run_cli("train", *points("gen.width=512"), "--dry-run", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    assert "parameters of G" in result.stdout and "gen.width" in result.stdout
+    assert "G, forward, one sample" in result.stdout and "gen.width" in result.stdout
     assert "Warning: G has" in result.stdout and "times the parameters of D" in result.stdout
     assert not workdir.exists()

@@ -68,10 +68,12 @@ def run(method: str, seed: int, workdir: Path) -> dict[str, float]:
 
 def _judge(samples: Path) -> tuple[int, float]:
     from ganjax.data import load
-    from ganjax.sample import count_modes
+    from ganjax.metrics.modes import count_modes
 
+    grid = load("grid")
+    assert grid.modes is not None and grid.std is not None
     with np.load(samples) as stored:
-        return count_modes(stored["samples"], load("grid"))
+        return count_modes(stored["samples"], grid.modes, grid.std)
 
 
 def _keep(path: Path, result: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,42 @@
+"""The pages in docs/ say what the code says."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from ganjax import config as configs
+from ganjax.compat import LESSONS, RULES, TECHNIQUES
+from ganjax.options import BY_KEY
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "configs" / "technique.py"
+
+
+def test_the_page_of_techniques_is_up_to_date():
+    script = runpy.run_path(str(ROOT / "docs" / "make_techniques.py"))
+    page = script["PAGE"].read_text()
+    assert script["updated"](page) == page, "run python docs/make_techniques.py"
+
+
+def test_techniques_name_options_that_exist_and_lessons():
+    for technique in TECHNIQUES:
+        assert set(technique.keys) <= BY_KEY.keys() and technique.lesson in LESSONS
+    assert {technique.lesson for technique in TECHNIQUES} == set(LESSONS)
+    for rule in RULES:
+        assert set(rule.keys) <= BY_KEY.keys()
+
+
+def test_every_option_of_losses_penalties_noise_and_augmentation_belongs_to_a_technique():
+    named = {key for technique in TECHNIQUES for key in technique.keys}
+    groups = ("loss.", "penalty.", "noise.", "augment.", "ema.", "gen.optimizer.", "dis.optimizer.")
+    assert {key for key in BY_KEY if key.startswith(groups)} <= named
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.name)
+def test_every_technique_has_a_recipe_that_switches_it(technique):
+    base = configs.flatten(configs.resolve(f"{RECIPE}:name=base", []))
+    with_it = configs.flatten(configs.resolve(f"{RECIPE}:name={technique.name}", []))
+    assert any(base[key] != with_it[key] for key in technique.keys)

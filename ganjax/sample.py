@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
 from ganjax.factory import Build
+from ganjax.metrics.modes import count_modes
 from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
 from ganjax.writers.files import write_atomically
@@ -79,26 +81,9 @@ def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset
 
 def mode_title(points: np.ndarray, dataset: Dataset) -> str:
     """How many modes the points cover, and the share within 3 standard deviations of one."""
-    covered, quality = count_modes(points, dataset)
-    assert dataset.modes is not None
-    return f"{covered} of {len(dataset.modes)} modes, {quality:.1%} high quality"
-
-
-def count_modes(points: np.ndarray, dataset: Dataset) -> tuple[int, float]:
-    """Modes with a high-quality sample, and the share of high-quality samples (Srivastava et al. 2017).
-
-    Args:
-      points: [N, 2] in the data's own coordinates.
-      dataset: a mixture.
-
-    Returns:
-      A mode counts with one sample within 3 standard deviations of it.
-    """
     assert dataset.modes is not None and dataset.std is not None
-    distance = np.linalg.norm(points[:, None, :] - dataset.modes[None, :, :], axis=-1)
-    nearest = distance.argmin(axis=1)
-    good = distance.min(axis=1) <= 3 * dataset.std
-    return len(np.unique(nearest[good])), float(good.mean())
+    covered, quality = count_modes(points, dataset.modes, dataset.std)
+    return f"{covered} of {len(dataset.modes)} modes, {quality:.1%} high quality"
 
 
 def choose_devices(n: int, wanted: int) -> list[jax.Device]:
@@ -107,6 +92,58 @@ def choose_devices(n: int, wanted: int) -> list[jax.Device]:
     parallel.prepare_backend(n, 1, wanted or min(chunks, os.cpu_count() or 1))
     count = wanted or min(chunks, len(jax.devices()))
     return parallel.choose_devices(CHUNK * count, 1, count)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with a checkpoint to sample from.
+
+    Attributes:
+      step: of the checkpoint.
+      dataset: that it was trained on.
+      sampler: makes the samples: `run.sampler(run.variables, n)`.
+      variables: of the generator, on the devices.
+    """
+
+    step: int
+    dataset: Dataset
+    sampler: Sampler
+    variables: Tree
+
+
+def open_run(
+    workdir: Path,
+    *,
+    n: int,
+    seed: int | None = None,
+    weights: str = "ema",
+    step: int | None = None,
+    devices: int = 0,
+) -> Run:
+    """The run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
+
+    Raises:
+      UserError: no run or checkpoint there.
+    """
+    from ganjax.config import from_workdir
+    from ganjax.setup import prepare
+
+    config = from_workdir(workdir)
+    setup = prepare(config, choose_devices(n, devices))
+    with Checkpointer(workdir / "checkpoints", keep=0) as checkpoints:
+        found = checkpoints.restore(setup.build.shapes(), step)
+    if found is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
+        )
+    state = found[1]
+    variables = state.ema if weights == "ema" else state.gen.variables
+    return Run(
+        step=found[0],
+        dataset=setup.dataset,
+        sampler=Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed),
+        variables=parallel.replicate(variables, setup.devices),
+    )
 
 
 def sample(
@@ -124,31 +161,17 @@ def sample(
     Raises:
       UserError: no run or checkpoint there, or an `out` of another kind.
     """
-    from ganjax.config import from_workdir
-    from ganjax.setup import prepare
-
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")
     if n < 1:
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
     if devices < 0:
         raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
-    config = from_workdir(workdir)
-    setup = prepare(config, choose_devices(n, devices))
-    with Checkpointer(workdir / "checkpoints", keep=0) as checkpoints:
-        found = checkpoints.restore(setup.build.shapes(), step)
-    if found is None:
-        raise UserError(
-            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
-        )
-    state = found[1]
-    variables = state.ema if weights == "ema" else state.gen.variables
-    sampler = Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed)
-    variables = parallel.replicate(variables, setup.devices)
+    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
     if out.suffix == ".png":
-        write_samples(out, sampler, variables, n, setup.dataset)
+        write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:
         file = io.BytesIO()
-        np.savez_compressed(file, samples=sampler(variables, n)[-1])
+        np.savez_compressed(file, samples=run.sampler(run.variables, n)[-1])
         write_atomically(out, file.getvalue(), "samples")
-    return f"{n} samples of step {found[0]} ({weights} weights) are in {out}"
+    return f"{n} samples of step {run.step} ({weights} weights) are in {out}"

@@ -18,6 +18,7 @@ from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 from ganjax.models import MODELS
 from ganjax.models.dcgan import levels
+from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
 from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.state import GanState, NetState, copy_tree
 from ganjax.steering import initial_control, make_average, make_steer, make_transform
@@ -72,6 +73,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         accumulate=config.train.accumulate,
         packing=config.dis.packing,
         joint=config.dis.norm != "batch",
+        group=compared_together(config),
         axis_name=axis_name,
     )
     return Build(
@@ -133,6 +135,13 @@ def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -
 def _size(net: ConfigDict) -> dict[str, int]:
     spectral = net.spectral_iterations if net.spectral_norm else 0
     return {"width": net.width, "depth": net.depth, "spectral": spectral}
+
+
+def compared_together(config: ConfigDict) -> int:
+    """Neighbours in the batch that D compares with each other; 1 where it judges each alone."""
+    if config.dis.minibatch_discrimination:
+        return DISCRIMINATION_GROUP
+    return STDDEV_GROUP if config.dis.minibatch_stddev else 1
 
 
 def make_optimizer(config: ConfigDict, net: str) -> Optimizer:

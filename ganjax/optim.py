@@ -63,7 +63,8 @@ def make_chain(
         rule = {
             "adam": lambda: optax.adam(learning_rate, beta1, beta2, eps),
             "adamw": lambda: optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay),
-            "rmsprop": lambda: optax.rmsprop(learning_rate, decay=beta2, eps=eps),
+            # optax adds eps inside the root by default: 1e-8 would be 1e-4 there
+            "rmsprop": lambda: optax.rmsprop(learning_rate, decay=beta2, eps=eps, eps_in_sqrt=False),
             "sgd": lambda: optax.sgd(learning_rate, momentum=beta1 or None),
             "lion": lambda: optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay),
         }[name]()

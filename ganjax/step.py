@@ -56,6 +56,7 @@ class Game:
       accumulate: parts in which an update's batch is computed.
       packing: samples that D judges together.
       joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
+      group: neighbours that D compares; it judges in one pass only what are whole groups.
       axis_name: of the devices; None for a single device without mapping.
     """
 
@@ -74,6 +75,7 @@ class Game:
     accumulate: int = 1
     packing: int = 1
     joint: bool = True
+    group: int = 1
     axis_name: str | None = "devices"
 
 
@@ -235,8 +237,9 @@ def judge(
     game: Game, params: Tree, stats: Tree, batches: list[Images], *, move: bool, features: bool = False
 ) -> tuple[list[tuple[jax.Array, jax.Array | None]], Tree]:
     """Logits and features of D for each batch, in one pass where D allows it, and D's statistics after it."""
-    passes = [concatenate(batches)] if game.joint else batches
     sizes = [batch[-1].shape[0] for batch in batches]
+    joint = game.joint and all(size % game.group == 0 for size in sizes)
+    passes = [concatenate(batches)] if joint else batches
     results: list[tuple[jax.Array, jax.Array | None]] = []
     for images in passes:
         logits, new = game.dis.apply(
@@ -249,7 +252,7 @@ def judge(
         sown = dict(new).pop("intermediates", None)
         stats = {**stats, **{name: value for name, value in new.items() if name != "intermediates"}}
         results.append((logits, sown["features"][0] if sown else None))
-    if game.joint and len(batches) > 1:
+    if joint and len(batches) > 1:
         logits, seen = results[0]
         split = sizes[0]
         parts = [slice(None, split), slice(split, None)]

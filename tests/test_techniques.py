@@ -269,7 +269,8 @@ def test_every_update_of_d_sees_new_reals_and_g_makes_its_own_number():
 
 def test_the_adaptive_balance_lets_the_winner_rest():
     adam = {"gen__optimizer__name": "adam", "dis__optimizer__name": "adam"}
-    toy = Toy(constant(), F, W, train__balance="adaptive", **adam, **STILL)
+    band = {"train__balance_low": 0.6, "train__balance_high": 0.85}
+    toy = Toy(constant(), F, W, train__balance="adaptive", **band, **adam, **STILL)
     same = lambda a, b: all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
@@ -286,6 +287,6 @@ def test_the_adaptive_balance_lets_the_winner_rest():
     assert moves(balance__accuracy=0.95) == [(True, True), (False, True)]
     assert moves(balance__accuracy=0.7) == [(True, True), (True, True)]
     assert moves(balance__accuracy=0.3) == [(True, True), (True, False)]
-    states, _ = toy.run(13, toy.controlled(balance__accuracy=0.7))
+    states, _ = toy.run(9, toy.controlled(balance__accuracy=0.7))
     rests = [t for t, state in enumerate(states) if state.control["rest/dis"]]
-    assert rests[0] == next(t for t in range(99) if 1 - 0.3 * 0.9**t > 0.9) == 11
+    assert rests[0] == next(t for t in range(99) if 1 - 0.3 * 0.9**t > 0.85) == 7

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ganjax.nn.spectral import SpectralNorm
 
 Dtype = Any
+STDDEV_GROUP, DISCRIMINATION_GROUP = 4, 16  # neighbours in the batch that are compared
 
 
 class Dense(nn.Module):
@@ -95,7 +96,7 @@ def downsample(x: jax.Array) -> jax.Array:
     return jnp.mean(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
-def minibatch_stddev(x: jax.Array, group_size: int = 4) -> jax.Array:
+def minibatch_stddev(x: jax.Array, group_size: int = STDDEV_GROUP) -> jax.Array:
     """Appends one channel: the standard deviation over a group, averaged over everything (Karras et al. 2018).
 
     Groups are made of neighbours in the batch, so that they do not depend on how it is spread over devices.
@@ -124,7 +125,7 @@ class MinibatchDiscrimination(nn.Module):
 
     kernels: int
     dims: int = 5
-    group_size: int = 16
+    group_size: int = DISCRIMINATION_GROUP
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

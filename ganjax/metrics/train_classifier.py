@@ -1,8 +1,10 @@
 """Trains a classifier of any labelled data set of `ganjax.data`, for judging samples.
 
     python -m ganjax.metrics.train_classifier --data=digits --out=digits.npz
+    python -m ganjax.metrics.train_classifier --data=fashion_mnist --resolution=32 --jitter=0.3 --out=fashion_mnist.npz
 
-The same seed on the same machine gives the same file. The accuracy is that of the file as written, on images that
+These made the shipped files, on 2 CPU cores in 25 s and in 8 minutes. The same seed on the same machine gives the
+same file. The accuracy is that of the file as written, on images that
 were not trained on.
 """
 
@@ -28,6 +30,7 @@ from ganjax.augment.ada import Affine, Dice, warp
 from ganjax.data import Dataset, load, to_float
 from ganjax.errors import UserError
 from ganjax.metrics.classifiers import Net, pack, unpack
+from ganjax.optim import Optimizer, make_chain, make_schedule
 
 Tree = Any
 SHIFT = 1 / 16  # of the height and width, at most
@@ -36,30 +39,34 @@ STRETCH = math.log(1.1)  # at most, along each axis
 WEIGHT_DECAY = 1e-3
 
 
-def jitter(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Turns, stretches and shifts each image a little; float [N, H, W, C], one key an image."""
+def jittered(keys: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+    """Each image turned, stretched and shifted a little, in proportion to `strength`; float [N, H, W, C], N keys."""
     height, width = images.shape[1:3]
     dice = Dice(keys, 5)
+
+    def draw(most: float) -> jax.Array:
+        return dice.uniform(-strength * most, strength * most)
+
     one = jnp.ones(len(images), jnp.float32)
-    theta = dice.uniform(-TURN, TURN)
+    theta = draw(TURN)
     affine = (
         Affine(one, 0 * one, 0 * one, one, 0 * one, 0 * one)
         .turned(jnp.cos(theta), jnp.sin(theta))
-        .stretched(jnp.exp(dice.uniform(-STRETCH, STRETCH)), jnp.exp(dice.uniform(-STRETCH, STRETCH)))
-        .moved(width * dice.uniform(-SHIFT, SHIFT), height * dice.uniform(-SHIFT, SHIFT))
+        .stretched(jnp.exp(draw(STRETCH)), jnp.exp(draw(STRETCH)))
+        .moved(width * draw(SHIFT), height * draw(SHIFT))
     )
     return warp(images, affine, height, width)
 
 
-def make_update(net: Net, optimizer: optax.GradientTransformation) -> Any:
-    """(variables, optimiser state, key, images uint8, labels) → the first two one step on, and the loss."""
+def make_update(net: Net, optimizer: Optimizer, learning_rate: float, strength: float) -> Any:
+    """(variables, optimiser state, key, step, images uint8, labels) → the first two one step on, and the loss."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(
-        variables: Tree, memory: Tree, key: jax.Array, images: jax.Array, labels: jax.Array
+        variables: Tree, memory: Tree, key: jax.Array, step: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[Tree, Tree, jax.Array]:
-        jitter_key, dropout_key = jax.random.split(key)
-        inputs = jitter(jax.random.split(jitter_key, len(images)), to_float(images))
+        jitter_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
+        inputs = jittered(jax.random.split(jitter_key, len(images)), to_float(images), strength)
 
         def loss_of(params: Tree) -> tuple[jax.Array, Tree]:
             (_, logits), stats = net.apply(
@@ -71,25 +78,30 @@ def make_update(net: Net, optimizer: optax.GradientTransformation) -> Any:
             )
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), stats
 
-        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
-        change, memory = optimizer.update(gradient, memory, variables["params"])
-        params = optax.apply_updates(variables["params"], change)
+        params = variables["params"]
+        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        peak = jnp.float32(learning_rate)
+        params, memory, _ = optimizer.update(gradient, memory, params, step=step, peak=peak)
         return {"params": params, **stats}, memory, loss
 
     return update
 
 
-def train(net: Net, data: Dataset, *, epochs: int, batch_size: int, learning_rate: float, seed: int) -> Tree:
+def train(
+    net: Net, data: Dataset, *, epochs: int, batch_size: int, learning_rate: float, jitter: float, seed: int
+) -> Tree:
     """Variables of `net` after Adam with decoupled weight decay, a short warm-up and a cosine to zero."""
     assert data.labels is not None
     steps_per_epoch = max(1, len(data) // batch_size)
     steps = epochs * steps_per_epoch
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, steps // 20), steps)
-    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
-    update = make_update(net, optimizer)
+    chain = make_chain("adamw", beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=WEIGHT_DECAY, clip_norm=0.0)
+    schedule = make_schedule("cosine", steps=steps, warmup_steps=steps // 20, final_scale=0.0)
+    optimizer = Optimizer(chain, schedule)
+    update = make_update(net, optimizer, learning_rate, jitter)
     key = jax.random.key(seed)
-    variables = net.init(key, to_float(jnp.asarray(data.images[:1])), train=False)
-    memory = optimizer.init(variables["params"])
+    init = jax.jit(functools.partial(net.init, train=False))
+    variables = init(key, jnp.zeros((1, *data.images.shape[1:]), jnp.float32))
+    memory = optimizer.tx.init(variables["params"])
     start = time.perf_counter()
     for epoch in range(epochs):
         # Each epoch's order is drawn anew; what is left over of a whole number of batches waits for another.
@@ -97,9 +109,9 @@ def train(net: Net, data: Dataset, *, epochs: int, batch_size: int, learning_rat
         losses = []
         for i in range(steps_per_epoch):
             chosen = order[i * batch_size : (i + 1) * batch_size]
-            step_key = jax.random.fold_in(key, epoch * steps_per_epoch + i)
+            step = np.int32(epoch * steps_per_epoch + i)
             variables, memory, loss = update(
-                variables, memory, step_key, data.images[chosen], data.labels[chosen]
+                variables, memory, key, step, data.images[chosen], data.labels[chosen]
             )
             losses.append(loss)
         if (epoch + 1) % max(1, epochs // 10) == 0:
@@ -147,6 +159,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=0, help="default: 480,000 images, 8 to 100 epochs")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--jitter", type=float, default=1.0, help="strength of the augmentation (default: 1)")
     parser.add_argument("--width", type=int, default=32, help="channels of the first stage (default: 32)")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -161,7 +174,8 @@ def run(arguments: argparse.Namespace) -> None:
     fit, test = load_splits(arguments)
     arguments.epochs = arguments.epochs or min(100, max(8, round(480_000 / len(fit))))
     started = time.perf_counter()
-    settings = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
+    names = ("epochs", "batch_size", "learning_rate", "jitter", "seed")
+    settings = {name: getattr(arguments, name) for name in names}
     net = Net(fit.num_classes, arguments.width)
     variables = train(net, fit, **settings)
     metadata = {

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from small import run_steps, small_config
 
 from ganjax import penalties
+from ganjax.models.dcgan import DCGANDiscriminator
 from ganjax.penalties import PENALTIES
 
 ORACLE = np.load(Path(__file__).parent / "oracles" / "penalties_torch.npz")
@@ -28,6 +30,17 @@ def linear(images):
 def quadratic(images):
     """½‖x‖²: the gradient is x."""
     return 0.5 * jnp.sum(jnp.square(images[0]), axis=1)
+
+
+FORMS = {
+    # of the norms of D's gradient
+    "r1": lambda norm: norm**2 / 2,
+    "r2": lambda norm: norm**2 / 2,
+    "r1_r2": lambda norm: norm**2,
+    "wgan_gp": lambda norm: (norm - 1) ** 2,
+    "wgan_gp_one_sided": lambda norm: np.maximum(norm - 1, 0) ** 2,
+    "dragan": lambda norm: (norm - 1) ** 2,
+}
 
 
 def convolution(x, kernel, stride=1):
@@ -114,16 +127,9 @@ def test_the_uniform_shape(name):
 def test_closed_forms_on_a_linear_and_a_quadratic_d():
     reals, fakes = points(0), points(1)
     keys = jax.random.split(jax.random.key(0), 6)
-    for name, expected in {
-        "r1": 12.5,
-        "r2": 12.5,
-        "r1_r2": 25.0,
-        "wgan_gp": 16.0,
-        "wgan_gp_one_sided": 16.0,
-        "dragan": 16.0,
-    }.items():
+    for name, form in FORMS.items():
         np.testing.assert_allclose(
-            PENALTIES[name](linear, reals, fakes, keys), np.full(6, expected), rtol=1e-4
+            PENALTIES[name](linear, reals, fakes, keys), np.full(6, form(5.0)), rtol=1e-4
         )
     squared_norm = np.sum(np.square(reals[0]), axis=1)
     np.testing.assert_allclose(penalties.r1(quadratic, reals), squared_norm / 2, rtol=1e-6)
@@ -147,6 +153,100 @@ def test_penalties_are_means_over_scales():
     np.testing.assert_allclose(penalties.r1(dis, images), np.full(6, 1.25))
     alphas = jnp.full((6,), 0.5, jnp.float32)
     np.testing.assert_allclose(penalties.wgan_gp(dis, images, images, alphas), np.full(6, 0.5), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_every_penalty_is_the_mean_of_its_form_over_scales(name):
+    """A linear D of images of 2, 4 and 8 pixels with gradients of norm ½, 2 and 5 there."""
+    draws = np.random.RandomState(0)
+    images = lambda: tuple(jnp.asarray(draws.randn(6, side, side, 3), jnp.float32) for side in (2, 4, 8))
+    norms = (0.5, 2.0, 5.0)
+    slopes = [
+        slope[:1] * norm / np.linalg.norm(slope[0]) for slope, norm in zip(images(), norms, strict=True)
+    ]
+
+    def dis(images):
+        return sum(jnp.sum(x * slope, axis=(1, 2, 3)) for x, slope in zip(images, slopes, strict=True))
+
+    got = PENALTIES[name](dis, images(), images(), jax.random.split(jax.random.key(0), 6))
+    np.testing.assert_allclose(got, np.full(6, np.mean([FORMS[name](n) for n in norms])), rtol=1e-4)
+
+
+def test_gradients_through_the_real_d_are_finite_differences(monkeypatch):
+    """Spectral norm, minibatch stddev and discrimination, two scales: all of it twice differentiated, in float64."""
+    tricks = {"spectral": 1, "minibatch_stddev": True, "minibatch_discrimination": 2}
+    dis = DCGANDiscriminator(8, width=3, msg="simple", **tricks, dtype=jnp.float64)
+    draws = np.random.RandomState(0)
+    reals, fakes, noise = (
+        tuple(draws.uniform(-1, 1, (4, side, side, 1)) for side in (4, 8)) for _ in range(3)
+    )
+    alphas = draws.uniform(size=4)
+    with jax.enable_x64(True):
+        # The networks keep parameters, σ and statistics in float32: let that be float64 here.
+        monkeypatch.setattr(jnp, "float32", jnp.float64)
+        reals, fakes, noise, alphas = jax.tree.map(jnp.asarray, (reals, fakes, noise, alphas))
+        shapes = jax.eval_shape(lambda: dis.init(jax.random.key(0), reals, train=True))
+        variables = jax.tree.map(lambda x: jnp.asarray(0.3 * draws.randn(*x.shape)), dict(shapes))
+        # Any vectors u and v make σ a differentiable function of the kernel; here, of the size of a true one.
+        stats = {"spectral": jax.tree.map(lambda u: u / jnp.linalg.norm(u), variables["spectral"])}
+        params = variables["params"]
+        direction = jax.tree.map(lambda x: jnp.asarray(draws.randn(*x.shape)), params)
+
+        def of(name, params):
+            closure = lambda images: dis.apply({"params": params, **stats}, images, train=True)
+            return jnp.mean(
+                {
+                    "r1": lambda: penalties.r1(closure, reals),
+                    "r2": lambda: penalties.r2(closure, fakes),
+                    "r1_r2": lambda: penalties.r1(closure, reals) + penalties.r2(closure, fakes),
+                    "wgan_gp": lambda: penalties.wgan_gp(closure, reals, fakes, alphas),
+                    "wgan_gp_one_sided": lambda: penalties.wgan_gp(
+                        closure, reals, fakes, alphas, one_sided=True, target=1e-3
+                    ),
+                    "dragan": lambda: penalties.dragan(closure, reals, noise),
+                }[name]()
+            )
+
+        @jax.jit
+        def values(t):
+            moved = jax.tree.map(lambda x, d: x + t * d, params, direction)
+            return {name: of(name, moved) for name in PENALTIES}
+
+        @jax.jit
+        def slopes(params):
+            grads = {name: jax.grad(partial(of, name))(params) for name in PENALTIES}
+            dot = lambda grad: sum(
+                jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), grad, direction))
+            )
+            return {name: dot(grad) for name, grad in grads.items()}
+
+        ahead, behind, expected = values(1e-6), values(-1e-6), slopes(params)
+        for name in PENALTIES:
+            assert ahead[name].dtype == jnp.float64 and abs(expected[name]) > 1e-3 * ahead[name]
+            np.testing.assert_allclose((ahead[name] - behind[name]) / 2e-6, expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dragan", pytest.param("r1_r2", marks=pytest.mark.slow)])
+def test_penalties_move_d_alike_on_one_device_and_on_two(name):
+    """With all that ties the examples of a batch together, in groups that either device holds whole."""
+    config = small_config(
+        model__msg="none",
+        gen__width=1,
+        dis__width=4,
+        train__batch_size=32,
+        penalty__name=name,
+        penalty__weight=5.0,
+        dis__minibatch_discrimination=2,
+        gen__norm="none",
+        gen__optimizer__name="sgd",
+        dis__optimizer__name="sgd",
+        dis__optimizer__learning_rate=0.1,
+    )
+    (_, one, rows), (_, two, others) = (run_steps(config, devices=n, steps=1) for n in (1, 2))
+    assert rows[0]["dis/penalty"] == pytest.approx(others[0]["dis/penalty"], rel=1e-4)
+    assert rows[0]["grad_norm/dis"] > 0.1  # times the rate it is what the parameters moved by
+    for a, b in zip(*(jax.tree.leaves(state.dis.params) for state in (one, two)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

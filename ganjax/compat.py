@@ -341,6 +341,11 @@ RULES: tuple[Rule, ...] = (
         "relativistic average losses compare with the mean over the whole batch, which no part of it knows",
     ),
     Rule(
+        ("loss.feature_matching", "train.accumulate"),
+        lambda c: c["train.accumulate"] > 1 and c["loss.feature_matching"] > 0,
+        "feature matching compares means over the whole batch, which no part of it knows",
+    ),
+    Rule(
         ("noise.schedule", "augment.policy"),
         lambda c: c["noise.std"] > 0 and c["noise.schedule"] == "ada" and c["augment.policy"] != "ada",
         "noise steered by ADA's p needs augment.policy=ada",

@@ -128,6 +128,31 @@ def test_instance_noise_is_unbiased_and_alike_at_each_scale():
     assert abs(np.corrcoef(noisy[0].reshape(-1), noisy[1][:, :2, :2].reshape(-1))[0, 1]) < 0.1  # independent
 
 
+def shifts_of(image):
+    """What the translations of a 16×16 image by up to two pixels come to on average."""
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    return np.mean([padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)], axis=0)
+
+
+def boxes_of(image):
+    """And boxes of 8×8 about each of the 17 × 17 corners of its pixels."""
+    at = np.arange(16)
+    cut = np.mean([(c - 4 <= at) & (at < c + 4) for c in range(17)], axis=0)
+    return image * (1 - np.outer(cut, cut))[..., None]
+
+
+@pytest.mark.parametrize("name", [*augment.POLICIES, "instance_noise"])
+def test_the_mean_image_is_that_of_the_draws(name):
+    """Colour and noise leave it as it is; geometry moves zeros in, no more and no less than it should."""
+    n = 6000
+    image = np.random.RandomState(0).uniform(-1, 1, (16, 16, 3)).astype(np.float32)
+    expected = {"translation": shifts_of, "cutout": boxes_of}.get(name, lambda x: x)(image)
+    images = jnp.broadcast_to(image, (n, 16, 16, 3))
+    seen = np.asarray(TRANSFORMS[name](keys(n), (images,))[0], np.float64)
+    error = seen.std(axis=0) / n**0.5 + 1e-6
+    assert (np.abs(seen.mean(axis=0) - expected) < 5 * error).all()
+
+
 def test_instance_noise_takes_points():
     points = (jnp.zeros((N, 2), jnp.float32),)
     assert augment.instance_noise(keys(), points, 0.1)[0].shape == (N, 2)

@@ -44,6 +44,19 @@ def main(capsys: pytest.CaptureFixture[str]) -> Main:
     return call
 
 
+# Options that do not go together, for the quickstart (hinge, spectral norm in D), and words of the reason.
+BAD_COMBINATIONS = {
+    "loss.label_smoothing=0.1": ["label_smoothing=0.1, loss.name='hinge'", "real target"],
+    "loss.label_smoothing=0.1 loss.name=wasserstein": ["loss.name='wasserstein'", "real target"],
+    "dis.norm=batch penalty.name=wgan_gp": ["dis.norm='batch', penalty.name='wgan_gp'", "per example"],
+    "dis.norm=batch dis.packing=2": ["dis.packing=2", "mix the groups"],
+    "penalty.clip_weights=0.01": ["penalty.clip_weights=0.01, dis.spectral_norm=True", "does nothing"],
+    "gen.optimizer.warmup_steps=800": ["warmup_steps=800, train.steps=800", "end before it starts"],
+    "train.accumulate=3": ["train.batch_size=64, train.accumulate=3", "must divide"],
+    "penalty.weight=-1": ["penalty.weight", "at least 0", "-1"],
+}
+
+
 def assert_refused(code: int, stderr: str, *expected: str) -> None:
     assert code == 2, stderr
     assert "Traceback" not in stderr
@@ -65,6 +78,10 @@ def assert_refused(code: int, stderr: str, *expected: str) -> None:
         (
             ["train", QUICKSTART, "--config.dis.norm=batch", "--config.penalty.name=r1"],
             ["do not go together"],
+        ),
+        *(
+            (["train", QUICKSTART, *(f"--config.{option}" for option in options.split())], expected)
+            for options, expected in BAD_COMBINATIONS.items()
         ),
         (["train", QUICKSTART, "--config.data.resolution=2048"], ["data.resolution", "2048", "1024"]),
         (

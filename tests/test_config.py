@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ganjax import config as configs
-from ganjax.compat import RULES, Rule
+from ganjax.compat import RULES, TARGET_LOSSES, Rule
 from ganjax.errors import UserError
 from ganjax.options import BY_KEY, OPTIONS
 
@@ -38,6 +38,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("data.name", "augment.policy"): {"model.name": "mlp", "data.name": "ring", "augment.policy": "color"},
     ("augment.policy",): {"augment.policy": "ada,color"},
     ("loss.name", "train.accumulate"): {"loss.name": "ra_hinge", "train.accumulate": 2},
+    ("loss.feature_matching", "train.accumulate"): {"loss.feature_matching": 1.0, "train.accumulate": 2},
     ("noise.schedule", "augment.policy"): {"noise.std": 0.1, "noise.schedule": "ada"},
     ("gen.optimizer.warmup_steps", "train.steps"): {"gen.optimizer.warmup_steps": 10, "train.steps": 10},
     ("dis.optimizer.warmup_steps", "train.steps"): {"dis.optimizer.warmup_steps": 10, "train.steps": 10},
@@ -160,6 +161,38 @@ def test_wrong_types_are_refused(key: str, value: object, expected: str) -> None
 def test_ranges(key: str, value: object, expected: str) -> None:
     message = refused({key: value})
     assert key in message and expected in message and "got" in message
+
+
+WITHOUT_SIGN = [
+    o.key for o in OPTIONS if type(o.default) in (int, float) and o.low is not None and o.low >= 0
+]
+
+
+@pytest.mark.parametrize("key", WITHOUT_SIGN)
+def test_no_number_may_be_negative(key: str) -> None:
+    message = refused({key: "-1"})
+    assert key in message and "got -1" in message
+    assert "at least" in message or "from" in message
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "values"),
+    [
+        ({"loss.label_smoothing": 0.1}, "loss.name", set(BY_KEY["loss.name"].choices) - set(TARGET_LOSSES)),
+        ({"dis.norm": "batch"}, "penalty.name", set(BY_KEY["penalty.name"].choices) - {"none"}),
+        ({"train.accumulate": 2}, "loss.name", {"ra_non_saturating", "ra_hinge", "ra_least_squares"}),
+    ],
+    ids=["smoothing", "batch norm in D", "accumulation"],
+)
+def test_rules_on_names_refuse_these_and_no_others(base: dict[str, Any], key: str, values: set[str]) -> None:
+    found = set()
+    for choice in BY_KEY[key].choices:
+        try:
+            checked({**base, key: choice})
+        except UserError as error:
+            assert "do not go together" in str(error)
+            found.add(choice)
+    assert found == values
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,29 @@ def test_reals_and_fakes_are_augmented_alike_in_both_updates(policy):
     assert rows[0]["logit/real"] != rows[1]["logit/real"]
 
 
+# How strongly the mean pixel of what D sees follows that of G's image.
+FOLLOWED = {
+    "color": ({"augment__policy": "color"}, 1.0),
+    "cutout": ({"augment__policy": "cutout"}, np.mean(LEFT["cutout"])),
+    "translation": ({"augment__policy": "translation"}, np.mean(LEFT["translation"])),
+    "noise": ({"noise__std": 0.5}, 1.0),
+    "ada": ({"augment__policy": "ada"}, None),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_g_learns_through_augmentation_and_noise(name):
+    options, slope = FOLLOWED[name]
+    rates = {**STILL, "gen__optimizer__learning_rate": RATE}
+    toy = Toy(ones(1024), ones(1)[0], MEAN, **options, **rates)
+    state = toy.controlled(ada__p=0.5) if name == "ada" else toy.first
+    (_, after), _ = toy.run(1, state)
+    moved = image_of(after) - 1
+    assert (moved > 0).all()  # every pixel, towards a higher logit
+    if slope is not None:  # ADA's flips of sign and contrast have no such simple mean
+        np.testing.assert_allclose(moved.sum() / RATE, slope, rtol=0.02)
+
+
 def test_ada_steers_p_by_the_sign_of_d_on_reals():
     """64 images, 2 updates, 4 steps: 512 images a move, and 5.12 kimg from 0 to 1 make it a tenth."""
     options = {"augment__policy": "ada", "augment__speed_kimg": 5.12, "augment__target": 0.6}

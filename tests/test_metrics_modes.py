@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +17,10 @@ import scipy.stats
 import ganjax.data as data
 from ganjax.metrics.modes import class_modes, count_modes, kl_divergence, mixture_kl, nearest_modes
 
+if TYPE_CHECKING:
+    from conftest import RunCli
+
+ROOT = Path(__file__).resolve().parent.parent
 SQUARE = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
 
 
@@ -97,3 +107,29 @@ def test_stacked_digits_themselves() -> None:
     assert labels is not None
     modes, kl = class_modes(labels[:26_000], 1000)
     assert modes == 1000 and 0.015 < kl < 0.025
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "name", "of", "measure"),
+    [("ring", "ring", 8, "high_quality"), ("quickstart", "stacked_digits", 1000, "accuracy")],
+)
+def test_judging_a_run(
+    recipe: str, name: str, of: int, measure: str, run_cli: RunCli, tmp_path: Path
+) -> None:
+    options = [f"--config.data.name={name}", "--config.train.steps=2", "--config.gen.width=8"]
+    done = run_cli("train", f"--config=configs/{recipe}.py", f"--workdir={tmp_path / 'run'}", *options)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "benchmarks/modes.py", "--samples=300", "--workdir"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    judged, missing = (
+        subprocess.run(
+            [*command, folder], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=200
+        )
+        for folder in (tmp_path / "run", tmp_path / "nothing")
+    )
+    assert judged.returncode == 0, judged.stderr
+    row = json.loads(judged.stdout)
+    assert (row["data"], row["step"], row["samples"], row["of"]) == (name, 2, 300, of)
+    assert 0 <= row["modes"] <= min(of, 300) and 0 <= row["kl"] <= math.log(of) and 0 <= row[measure] <= 1
+    assert missing.returncode == 2 and missing.stderr.startswith("modes: ") and not missing.stdout

@@ -30,6 +30,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 # name of the data set → sha256 of weights/NAME.npz
 SHIPPED = {
     "digits": "323ef9be2e190ea771ffd54d9d220212a2c63ea4993e103c586d52229a39bd78",
+    "fashion_mnist": "23e7127c822c6f7933008fb8b06e242ab65075356ba1618315da928da6382358",
 }
 
 

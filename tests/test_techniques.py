@@ -290,6 +290,16 @@ def test_every_update_of_d_sees_new_reals_and_g_makes_its_own_number():
     np.testing.assert_allclose(image_of(after), F + 2 * 3 * RATE * W, rtol=1e-5)
 
 
+def test_every_update_within_a_step_draws_anew():
+    """With rates of 0 and equal reals, the last of two updates differs from the only one by its noise alone."""
+    seen = set()
+    for updates in (1, 2):
+        counts = {"train__dis_steps": updates, "train__gen_steps": updates}
+        _, (row,) = Toy(constant(), F, W, noise__std=0.5, **counts, **STILL).run(1)
+        seen |= {float(row["logit/fake"]), float(-row["loss/gen"])}
+    assert len(seen) == 4
+
+
 def test_the_adaptive_balance_lets_the_winner_rest():
     adam = {"gen__optimizer__name": "adam", "dis__optimizer__name": "adam"}
     band = {"train__balance_low": 0.6, "train__balance_high": 0.85}

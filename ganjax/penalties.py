@@ -175,17 +175,6 @@ def consistency(logits: Array, augmented_logits: Array) -> Array:
     return jnp.square(logits - augmented_logits)
 
 
-def lazy_correction(interval: int) -> float:
-    """c = k/(k+1) for a penalty taken every k steps, weighted by k (StyleGAN2, Karras et al. 2020a, app. B).
-
-    Where the penalty is an update of its own, the optimiser makes k+1 updates where it made k: lr·c, β₁ᶜ and β₂ᶜ keep
-    its pace. Where it is added to the loss of every k-th update, the optimiser makes k as before and needs none.
-    """
-    if interval < 1:
-        raise ValueError(f"expected an interval of 1 or more steps, got {interval}")
-    return interval / (interval + 1)
-
-
 class PenaltyFn(Protocol):
     """A penalty in the one shape that the step knows; `keys` are [N] PRNG keys, one an image."""
 

@@ -311,9 +311,6 @@ def test_the_rest_are_their_formulas():
     clipped = penalties.clip_weights(tree, 0.01)
     np.testing.assert_allclose(clipped["a"], [-0.01, 0.005, 0.01])
     np.testing.assert_allclose(clipped["b"][0], 0.01)
-    assert penalties.lazy_correction(16) == 16 / 17
-    with pytest.raises(ValueError, match="interval"):
-        penalties.lazy_correction(0)
 
 
 def test_lecam_anchors_each_side_at_the_others_average():

@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "dis.optimizer.learning_rate=4e-3",
     ),
 }
-SAMPLES = 2500
+SAMPLES = 10_000
 
 
 def run(method: str, seed: int, workdir: Path) -> dict[str, float]:

@@ -17,6 +17,7 @@ OK, INTERRUPTED = 0, 130
 EXAMPLES = {
     "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+    "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
 }
 
 
@@ -61,7 +62,34 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+    add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
     return parser
+
+
+def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    """The options of `ganjax evaluate`."""
+    what = evaluate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, help="folder of a run: judge samples of its checkpoint")
+    what.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures, or an .npz of samples")
+    evaluate.add_argument("--reference", metavar="NAME[:SPLIT]|DIR", help="with --images: the real ones")
+    evaluate.add_argument(
+        "--metrics",
+        default="fid,kid,prdc",
+        help="some of fid, kid, is, prdc, ms_ssim, modes, nearest, joined by commas (default: fid,kid,prdc)",
+    )
+    evaluate.add_argument("--samples", type=int, help="how many (default: 10000, or all images)")
+    evaluate.add_argument(
+        "--features", default="", help="feature network: a shipped classifier or an .npz (default: by data)"
+    )
+    evaluate.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    evaluate.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    evaluate.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    evaluate.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    evaluate.add_argument("--out", type=Path, help="JSON file (default: WORKDIR/evaluations/step_STEP.json)")
+    evaluate.add_argument("--compare", type=Path, help="results of an earlier evaluation to compare with")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -160,7 +188,49 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return OK
 
 
-COMMANDS = {"train": run_train, "sample": run_sample}
+def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax evaluate`."""
+    if overrides:
+        raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
+    if (arguments.images is None) != (arguments.reference is None):
+        raise UserError("evaluate takes either --workdir, or --images together with --reference.")
+    from ganjax import evaluate as judging
+
+    names = [name for name in arguments.metrics.split(",") if name]
+    before = judging.read_results(arguments.compare) if arguments.compare else None
+    out = arguments.out
+    if arguments.workdir:
+        results = judging.evaluate_run(
+            arguments.workdir,
+            names,
+            n=10_000 if arguments.samples is None else arguments.samples,
+            seed=arguments.seed,
+            weights=arguments.weights,
+            step=arguments.step,
+            devices=arguments.devices,
+            features=arguments.features,
+        )
+        out = out or arguments.workdir / "evaluations" / f"step_{results[0].protocol.step:08d}.json"
+    else:
+        results = judging.evaluate_images(
+            arguments.images,
+            arguments.reference,
+            names,
+            n=arguments.samples or 0,
+            seed=arguments.seed or 0,
+            features=arguments.features,
+        )
+    if out:
+        judging.write_results(out, results)
+    changes = None if before is None else judging.compare(results, before)
+    if arguments.json:
+        print(json.dumps({"results": [result.to_json() for result in results], "changes": changes}))
+    else:
+        print(judging.table(results, changes))
+    return OK
+
+
+COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

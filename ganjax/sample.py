@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Sampler:
         seed: int | None = None,
     ) -> None:
         """seed: of the latents; the config's by default."""
-        self._seed = config.seed if seed is None else seed
+        self.seed: int = config.seed if seed is None else seed
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
         self._build = build
@@ -51,16 +51,25 @@ class Sampler:
         self._call = parallel.make_generator(self._apply, devices, CHUNK)
 
     def _apply(self, variables: Tree, index: jax.Array) -> Tree:
-        key = jax.random.fold_in(jax.random.key(self._seed), SAMPLING)
+        key = jax.random.fold_in(jax.random.key(self.seed), SAMPLING)
         latents = self._build.game.latents(fold_each(key, index))
         scales: Any = self._build.game.gen.apply(variables, latents, train=False)
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
         """Samples 0 … n - 1 at every scale: uint8 [n, r, r, C] each, or float32 [n, 2] in the data's units."""
-        step = CHUNK * self._count
-        parts = [self._call(variables, start) for start in range(0, n, step)]
+        parts = list(self._chunks(variables, n))
         return tuple(np.concatenate(scale)[:n] for scale in zip(*parts, strict=True))
+
+    def blocks(self, variables: Tree, n: int) -> Iterator[np.ndarray]:
+        """Samples 0 … n - 1 at full resolution, some at a time."""
+        left = n
+        for scales in self._chunks(variables, n):
+            yield scales[-1][:left]
+            left -= len(scales[-1])
+
+    def _chunks(self, variables: Tree, n: int) -> Iterator[tuple[np.ndarray, ...]]:
+        return (self._call(variables, start) for start in range(0, n, CHUNK * self._count))
 
 
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:
@@ -101,12 +110,14 @@ class Run:
     Attributes:
       step: of the checkpoint.
       dataset: that it was trained on.
+      split: of the data set.
       sampler: makes the samples: `run.sampler(run.variables, n)`.
       variables: of the generator, on the devices.
     """
 
     step: int
     dataset: Dataset
+    split: str
     sampler: Sampler
     variables: Tree
 
@@ -141,6 +152,7 @@ def open_run(
     return Run(
         step=found[0],
         dataset=setup.dataset,
+        split=config.data.split,
         sampler=Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed),
         variables=parallel.replicate(variables, setup.devices),
     )

@@ -235,6 +235,8 @@ def from_workdir(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run: {file} cannot be read ({error}).") from None
     if not isinstance(stored, dict):
         raise UserError(f"{workdir} holds no run: {file} is not a JSON object.")
-    config = unflatten(flatten(stored))
+    # An option that is younger than the run and does not change what is computed needs no value from it.
+    younger = {option.key: option.default for option in OPTIONS if option.runtime}
+    config = unflatten({**younger, **flatten(stored)})
     check(config)
     return config

@@ -27,6 +27,7 @@ from ganjax.writers.files import write_atomically
 Tree = Any
 CHUNK = 64  # images a device makes in one call
 SAMPLING = 2**30  # folded into the seed, so that samples share no latent with training
+BEST = "best"  # folder, beside `checkpoints`, of those kept for their measures
 SCATTER_POINTS = 2500  # as the protocols for mixtures judge
 
 
@@ -122,6 +123,13 @@ class Run:
     variables: Tree
 
 
+def checkpoint_folder(workdir: Path, step: int | None) -> Path:
+    """Where the checkpoint of this step lies: among the newest, or only among the best."""
+    usual, best = workdir / "checkpoints", workdir / BEST
+    with Checkpointer(usual, keep=0) as newest, Checkpointer(best, keep=0) as kept:
+        return best if step is not None and step not in newest.steps() and step in kept.steps() else usual
+
+
 def open_run(
     workdir: Path,
     *,
@@ -141,7 +149,7 @@ def open_run(
 
     config = from_workdir(workdir)
     setup = prepare(config, choose_devices(n, devices))
-    with Checkpointer(workdir / "checkpoints", keep=0) as checkpoints:
+    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
         found = checkpoints.restore(setup.build.shapes(), step)
     if found is None:
         raise UserError(

@@ -18,6 +18,7 @@ from ganjax.config import flatten, to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
 from ganjax.options import BY_KEY
+from ganjax.periodic import Evaluator
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
@@ -107,6 +108,7 @@ class Loop:
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
         self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
+        self.evaluator = Evaluator(config, folder, setup.dataset, self.sampler, self.build.images_per_step)
         self.calls = steps_per_call(config, self.step, setup.scan)
         self.update = parallel.make_update(
             self.build.game,
@@ -198,13 +200,21 @@ class Loop:
             "images_per_second": rate,
             **metrics,
         }
+        last = self.step >= self.config.train.steps
+        if self.evaluator.due(self.step, last=last) and not self._faults():
+            self.last_log |= self.evaluator(self.step, self.state)
+            self.clock.last_seconds = self.clock.seconds  # not training time
         writer.log(self.step, self.last_log)
         self._check_faults()
 
+    def _faults(self) -> dict[str, int]:
+        """The first step at which the loss or gradient of `dis` or `gen` was not finite, where it ever was not."""
+        control = jax.device_get({name: self.state.control[name] for name in ("fault/dis", "fault/gen")})
+        return {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
+
     def _check_faults(self) -> None:
         """Raises DivergedError, the state saved, if a loss or gradient was ever not finite."""
-        control = jax.device_get({name: self.state.control[name] for name in ("fault/dis", "fault/gen")})
-        faults = {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
+        faults = self._faults()
         if not faults:
             return
         culprit, step = min(faults.items(), key=lambda item: (item[1], item[0]))

@@ -339,3 +339,15 @@ def test_reading_a_config_does_not_import_jax() -> None:
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_run_from_before_a_runtime_option(tmp_path: Path) -> None:
+    config = configs.default_config()
+    flat = configs.flatten(config)
+    del flat["eval.every_kimg"]
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_json(configs.unflatten(flat))))
+    assert configs.flatten(configs.from_workdir(tmp_path)) == configs.flatten(config)
+    del flat["loss.name"]
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_json(configs.unflatten(flat))))
+    with pytest.raises(UserError, match=r"loss\.name is missing"):
+        configs.from_workdir(tmp_path)

@@ -96,6 +96,14 @@ class Checkpointer:
         """The committed steps, ascending; what they hold is not verified here."""
         return [step for step in self._numbered() if (self._path(step) / manifest.NAME).is_file()]
 
+    def remove(self, step: int) -> None:
+        """Deletes a step, whole or not at all; one that is not there is fine."""
+        self.wait()
+        path, removed = self._path(step), self._directory / f"{step}.removed"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, removed)
+        _remove(removed)
+
     def latest_step(self) -> int | None:
         """The last of `steps()`."""
         return max(self.steps(), default=None)

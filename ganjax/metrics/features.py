@@ -18,11 +18,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ganjax.data import Dataset, fit_images, to_float
 from ganjax.data import dataset as dataset_module
 from ganjax.errors import UserError
+from ganjax.metrics import inception
 from ganjax.metrics.classifiers import SHIPPED, Classifier, load_classifier
 
 Tree = Any
 Outputs = tuple[np.ndarray, np.ndarray | None]
 BLOCK = 256  # images a device takes in one call
+INCEPTION_BLOCK = 32
+INCEPTIONS = {"inception": "tf1", "inception_pytorch": "pytorch"}  # name → how it resizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,9 @@ def choose(name: str, dataset: Dataset) -> FeatureNetwork:
     """The feature network `name`, or the one that goes with the data where it is empty.
 
     Args:
-      name: a data set with a shipped classifier, or the .npz of another classifier; empty chooses.
+      name: a data set with a shipped classifier, or the .npz of another classifier; `inception` or
+        `inception_pytorch` (the style of the resize), with `:FILE` where the weights are not the public ones in the
+        cache; empty chooses a classifier.
       dataset: the real samples.
 
     Raises:
@@ -58,13 +63,16 @@ def choose(name: str, dataset: Dataset) -> FeatureNetwork:
         if name not in ("", "points"):
             raise UserError(f"--features={name} takes images, and {dataset.name} has points: leave it away.")
         return FeatureNetwork("points", "", "none", lambda points: (points, None))
+    kind, _, path = name.partition(":")
+    if kind in INCEPTIONS:
+        return of_inception(INCEPTIONS[kind], path, dataset.images.shape[1:])
     stacked = (name or dataset.name) == "stacked_digits"
     chosen = "digits" if stacked else name or dataset.name
     if chosen not in SHIPPED and not chosen.endswith(".npz"):
         raise UserError(
             f"--features: there is no feature network for {chosen}; shipped are classifiers of {', '.join(SHIPPED)} "
             "and stacked_digits. Train one: python -m ganjax.metrics.train_classifier --data=NAME --out=FILE.npz, and "
-            "give --features=FILE.npz."
+            "give --features=FILE.npz; or give --features=inception."
         )
     return of_classifier(load_classifier(chosen), "stacked_digits" if stacked else chosen, stacked=stacked)
 
@@ -101,6 +109,27 @@ def of_classifier(classifier: Classifier, name: str, *, stacked: bool = False) -
     # fit_images is a part of what the numbers mean: its text is hashed, so that a change of it shows.
     rule = hashlib.sha256(inspect.getsource(dataset_module.fit_images).encode()).hexdigest()[:8]
     return FeatureNetwork(name, classifier.sha256, f"fit_images {height} px ({rule})", run, modes)
+
+
+def of_inception(resize: str, path: str, shape: Sequence[int]) -> FeatureNetwork:
+    """FID's network, [N, 2048] and 1,008 logits without bias, for images of any size and of 1 or 3 channels."""
+    variables, sha256 = inception.load_inception(path)
+    if shape[2] not in (1, 3):
+        raise UserError(f"Inception takes images of 1 or 3 channels, and got {shape[2]}.")
+
+    def apply(variables: Tree, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs: Any = inception.Inception().apply(variables, inception.preprocess(block, resize))
+        return outputs[0], outputs[1]
+
+    extract: dict[tuple[int, ...], Callable[[np.ndarray], Outputs]] = {}
+
+    def run(images: np.ndarray) -> Outputs:
+        size = images.shape[1:]
+        if size not in extract:
+            extract[size] = sharded(apply, variables, size, INCEPTION_BLOCK)
+        return extract[size](images)
+
+    return FeatureNetwork("inception", sha256, f"{resize} bilinear, {inception.SIDE} px", run)
 
 
 def sharded(

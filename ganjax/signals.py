@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -33,6 +34,9 @@ class StopSignals:
         if number == signal.SIGINT and self.reason == "interrupted":
             self._before[number] = signal.SIG_DFL
             signal.signal(number, signal.SIG_DFL)
+            # Raised within a callback of the garbage collector or a destructor the interrupt would only be
+            # printed, and the program go on.
+            sys.unraisablehook = lambda _: signal.raise_signal(signal.SIGINT)
             raise KeyboardInterrupt
         self.reason = "interrupted" if number == signal.SIGINT else "preempted"
 

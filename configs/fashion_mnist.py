@@ -3,7 +3,11 @@
     ganjax train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
 Data: 60,000 garments; downloaded, or found in Debian's package dataset-fashion-mnist, or in `data.manual_dir`.
-Arguments: none. Its time and its result have not been measured yet.
+Arguments: none.
+
+Measured 2026-11-24 on 2 CPU cores: 112,000 images in 523 s, compilation included. In-domain FID of 5,000 samples 130.7
+(95 % interval 127.7 to 133.7; real against real .69), by `ganjax evaluate --metrics=fid --samples=5000`. Half as many
+updates with twice the batch gave 212.5.
 """
 
 from ganjax.config import default_config, parse_arg
@@ -29,11 +33,11 @@ def get_config(arg: str = ""):
     config.dis.optimizer.learning_rate = 2e-3
     config.dis.optimizer.schedule = "cosine"
     config.loss.name = "hinge"
-    config.train.batch_size = 64
-    config.train.steps = 1500
+    config.train.batch_size = 32
+    config.train.steps = 3500
     config.ema.half_life_kimg = 5.0
     config.checkpoint.every_steps = 500
     config.log.every_steps = 50
-    config.log.sample_every_steps = 250
+    config.log.sample_every_steps = 500
     config.log.samples = 64
     return config

@@ -5,8 +5,8 @@
 Data: the 1,797 real digits that ship with scikit-learn; no network.
 Arguments: none.
 
-Measured 2026-11-23 on 2 CPU cores that other work was using as well: 51,200 images in 77 s, compilation and
-start included; of 2,000 samples a support-vector classifier of the real digits put 7 % to 14 % in each class.
+Measured 2026-11-24 on 2 CPU cores: 51,200 images in 66 s, compilation included; of 2,000 samples a support-vector
+classifier of the real digits put 7 % to 14 % in each class.
 """
 
 from ganjax.config import default_config, parse_arg

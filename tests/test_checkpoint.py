@@ -398,6 +398,7 @@ with Checkpointer(Path(sys.argv[1]), keep=2) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     reached = 0

@@ -184,6 +184,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_training_is_repeatable(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, path = train()
     first = path.read_bytes()

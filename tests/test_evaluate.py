@@ -92,6 +92,7 @@ def test_the_code_has_a_version() -> None:
     assert code_version().startswith("0.")
 
 
+@pytest.mark.slow
 def test_real_points_reach_the_floor_and_collapsed_ones_do_not() -> None:
     ring = data.load("ring", seed=5)
     good = judge_points(ring.images[:2000], ["fid", "prdc", "modes", "kid"])
@@ -205,6 +206,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
         image_folder(tmp_path / "x.npz")
 
 
+@pytest.mark.slow
 def test_images_against_a_name_and_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

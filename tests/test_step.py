@@ -33,6 +33,7 @@ def assert_equal(a, b):
 SGD = {"gen__optimizer__name": "sgd", "dis__optimizer__name": "sgd"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("norm", ["batch", "pixel"])
 def test_the_run_is_the_same_on_any_number_of_devices(devices, norm):
@@ -42,6 +43,7 @@ def test_the_run_is_the_same_on_any_number_of_devices(devices, norm):
     assert_close(one, several)
 
 
+@pytest.mark.slow
 def test_adam_too_is_the_same_up_to_rounding():
     config = small_config(gen__norm="pixel", gen__optimizer__eps=1e-4, dis__optimizer__eps=1e-4)
     _, one, _ = run_steps(config, devices=1)
@@ -94,6 +96,7 @@ def test_only_its_own_update_moves_a_networks_spectral_vectors():
     assert_equal(state.ema["spectral"], state.gen.stats["spectral"])
 
 
+@pytest.mark.slow
 def test_the_generators_update_leaves_everything_of_the_discriminator_alone():
     from small import small_dataset
 
@@ -148,6 +151,7 @@ def test_a_fault_is_noted_with_its_step_and_network():
     assert min(step for step in faults.values() if step >= 0) >= 1  # the first step was still finite
 
 
+@pytest.mark.slow
 def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
     whole = small_config(gen__norm="pixel", gen__spectral_norm=True, train__batch_size=16, **SGD)
     parts = small_config(gen__norm="pixel", gen__spectral_norm=True, train__accumulate=4, **SGD)

@@ -245,6 +245,7 @@ def kill_rounds(runs: Runs, name: str, kills: int, steps: int, seed: int, arg: s
     return late
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_unbroken_one(runs: Runs, unbroken: Path) -> None:
     assert kill_rounds(runs, "killed", kills=3, steps=STEPS, seed=1) == 2
     assert_same_run(runs.folder / "killed", unbroken)

@@ -20,6 +20,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.reason = ""
         self._before: dict[int, Any] = {}
+        self._hook_before = sys.unraisablehook
 
     def __bool__(self) -> bool:
         return bool(self.reason)
@@ -34,14 +35,20 @@ class StopSignals:
         if number == signal.SIGINT and self.reason == "interrupted":
             self._before[number] = signal.SIG_DFL
             signal.signal(number, signal.SIG_DFL)
-            # Raised within a callback of the garbage collector or a destructor the interrupt would only be
-            # printed, and the program go on.
-            sys.unraisablehook = lambda _: signal.raise_signal(signal.SIGINT)
+            sys.unraisablehook = self._unraisable
             raise KeyboardInterrupt
         self.reason = "interrupted" if number == signal.SIGINT else "preempted"
+
+    def _unraisable(self, unraisable: Any) -> None:
+        # Raised within a callback of the garbage collector or a destructor the interrupt would only be
+        # printed, and the program go on.
+        if unraisable.exc_type is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        self._hook_before(unraisable)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._hook_before

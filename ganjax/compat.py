@@ -16,6 +16,7 @@ Flat = Mapping[str, Any]
 
 TARGET_LOSSES = ("minimax", "non_saturating", "least_squares")
 MIXTURES = ("ring", "grid")
+UNLABELLED = ("mlp", "dcgan")  # families without labels and attention
 DIFF_AUGMENT = ("color", "translation", "cutout", "brightness", "saturation", "contrast")
 
 
@@ -298,7 +299,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("model.name", "data.name"),
         lambda c: (c["model.name"] == "mlp") != (c["data.name"] in MIXTURES),
-        "mlp makes 2-D points and is for ring and grid; images need dcgan",
+        "mlp makes 2-D points and is for ring and grid; images need another family",
     ),
     Rule(
         ("model.name", "model.msg"),
@@ -313,7 +314,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("model.name", "dis.minibatch_stddev"),
         lambda c: c["model.name"] == "mlp" and c["dis.minibatch_stddev"],
-        "minibatch standard deviation is a feature map of dcgan; mlp takes minibatch discrimination or packing",
+        "minibatch standard deviation is a feature map; mlp takes minibatch discrimination or packing",
+    ),
+    Rule(
+        ("model.name", "model.conditional", "model.attention", "dis.packing"),
+        lambda c: (
+            (c["model.conditional"] and (c["model.name"] in UNLABELLED or c["dis.packing"] > 1))
+            or (c["model.attention"] > 0 and c["model.name"] in UNLABELLED)
+        ),
+        "labels and attention are for resnet, and D is told one label, so labels allow no packing",
     ),
     Rule(
         ("data.name", "penalty.consistency"),

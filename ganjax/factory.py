@@ -17,7 +17,7 @@ from ganjax.data.images import pyramid, random_flip, to_float
 from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 from ganjax.models import MODELS
-from ganjax.models.dcgan import levels
+from ganjax.models.family import Spec
 from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
 from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.state import GanState, NetState, copy_tree
@@ -39,6 +39,7 @@ class Build:
       deliver: (data, state, index [n]) → one device's batch from resident data.
       scales: images in a pyramid.
       images_per_step: real images that D sees in a step.
+      classes: that the networks are told; 0 for none.
     """
 
     game: Game
@@ -47,6 +48,7 @@ class Build:
     deliver: Callable[[Tree, GanState, jax.Array], Batch]
     scales: int
     images_per_step: int
+    classes: int
 
 
 def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
@@ -83,6 +85,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         deliver=make_delivery(config, dataset, scales),
         scales=scales,
         images_per_step=config.train.batch_size * config.train.dis_steps,
+        classes=count_classes(config, dataset),
     )
 
 
@@ -94,47 +97,43 @@ def count_scales(config: ConfigDict, dataset: Dataset) -> int:
     """
     if dataset.images.ndim == 2:
         return 1
+    family = MODELS[config.model.name]
     height, width = dataset.images.shape[1:3]
-    if height != width or height not in (8, 16, 32, 64, 128):
+    if height != width or height not in family.resolutions:
+        *most, largest = map(str, family.resolutions)
         raise UserError(
-            f"{config.model.name} makes square images of 8, 16, 32, 64 or 128 pixels, and {dataset.name} has "
-            f"{height}×{width}; set --config.data.resolution to one of these."
+            f"{config.model.name} makes square images of {', '.join(most)} or {largest} pixels, and "
+            f"{dataset.name} has {height}×{width}; set --config.data.resolution to one of these."
         )
-    return len(levels(height)) if config.model.msg != "none" else 1
+    return family.scales(height) if config.model.msg != "none" else 1
+
+
+def count_classes(config: ConfigDict, dataset: Dataset) -> int:
+    """Classes that the networks are told: 0 unless `model.conditional`.
+
+    Raises:
+      UserError: labels are asked for, and the data has none.
+    """
+    if config.model.conditional and (dataset.labels is None or dataset.num_classes < 1):
+        raise UserError(f"model.conditional=True needs labels, and {dataset.name} has none.")
+    return dataset.num_classes if config.model.conditional else 0
 
 
 def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -> tuple[nn.Module, nn.Module]:
-    """G and D of the family `model.name`, with plain keyword arguments."""
-    gen_class, dis_class = MODELS[config.model.name]
-    dtype = jnp.dtype(config.train.precision)
-    common = {"axis_name": axis_name, "dtype": dtype}
-    gen_args = {**common, **_size(config.gen), "norm": config.gen.norm}
-    dis_args = {
-        **common,
-        **_size(config.dis),
-        "norm": config.dis.norm,
-        "minibatch_discrimination": config.dis.minibatch_discrimination,
-    }
-    if config.model.name == "dcgan":
-        shape = {"resolution": dataset.images.shape[1]}
-        gen_args |= {
-            **shape,
-            "image_channels": dataset.images.shape[3],
-            "max_width": config.gen.max_width,
-            "msg": config.model.msg != "none",
-        }
-        dis_args |= {
-            **shape,
-            "max_width": config.dis.max_width,
-            "msg": config.model.msg,
-            "minibatch_stddev": config.dis.minibatch_stddev,
-        }
-    return gen_class(**gen_args), dis_class(**dis_args)
-
-
-def _size(net: ConfigDict) -> dict[str, int]:
-    spectral = net.spectral_iterations if net.spectral_norm else 0
-    return {"width": net.width, "depth": net.depth, "spectral": spectral}
+    """G and D of the family `model.name`."""
+    images = dataset.images.ndim == 4
+    spec = Spec(
+        resolution=dataset.images.shape[1] if images else 0,
+        image_channels=dataset.images.shape[3] if images else 0,
+        classes=count_classes(config, dataset),
+        msg=config.model.msg,
+        attention=config.model.attention,
+        gen=config.gen.to_dict(),
+        dis=config.dis.to_dict(),
+        axis_name=axis_name,
+        dtype=jnp.dtype(config.train.precision),
+    )
+    return MODELS[config.model.name].networks(spec)
 
 
 def compared_together(config: ConfigDict) -> int:
@@ -207,10 +206,11 @@ def make_state(
         key = jax.random.key(seed)
         gen_key, dis_key, latent_key = jax.random.split(key, 3)
         latents = game.latents(fold_each(latent_key, jnp.arange(4 * game.packing)))
-        gen = game.gen.init(gen_key, latents, train=True)
+        labels = jnp.zeros(len(latents), jnp.int32)
+        gen = game.gen.init(gen_key, latents, labels, train=True)
         shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
         images = pyramid(jnp.zeros(shape, jnp.float32), scales)
-        dis = game.dis.init(dis_key, images, train=True)
+        dis = game.dis.init(dis_key, images, labels[:4], train=True)
         return gen, {name: value for name, value in dis.items() if name != "intermediates"}
 
     hyper = make_hyper(config)

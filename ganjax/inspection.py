@@ -78,6 +78,7 @@ def _forward(net: nn.Module, state: NetState, inputs: Any) -> tuple[Any, Any]:
     output, kept = net.apply(
         state.variables,
         inputs,
+        jnp.zeros(jax.tree.leaves(inputs)[0].shape[0], jnp.int32),
         train=False,
         capture_intermediates=lambda module, _: isinstance(module, LAYERS),
         mutable=["intermediates"],

@@ -31,7 +31,7 @@ class Batch:
 
     Attributes:
       reals: tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = updates of D in a step.
-      labels: [U, n] int32, or None.
+      labels: [U, n] int32, or None; networks made for no classes ignore them.
       index: [n] int32, the images' places in the global batch.
     """
 
@@ -207,14 +207,16 @@ def play_round(
     reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
     fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
-    judged, stats = judge(game, params, stats, batches, move=move, features=objective.needs_features)
+    judged, stats = judge(
+        game, params, stats, batches, labels, move=move, features=objective.needs_features
+    )
     (fake_logits, fake_features), (real_logits, real_features) = (
         judged[-1],
         (judged[0] if objective.needs_reals else (None, None)),
     )
 
     def dis(images: Images) -> jax.Array:
-        return judge(game, params, stats, [images], move=False)[0][0][0]
+        return judge(game, params, stats, [images], labels, move=False)[0][0][0]
 
     round_ = Round(
         reals=reals,
@@ -234,18 +236,29 @@ def play_round(
 
 
 def judge(
-    game: Game, params: Tree, stats: Tree, batches: list[Images], *, move: bool, features: bool = False
+    game: Game,
+    params: Tree,
+    stats: Tree,
+    batches: list[Images],
+    labels: jax.Array | None,
+    *,
+    move: bool,
+    features: bool = False,
 ) -> tuple[list[tuple[jax.Array, jax.Array | None]], Tree]:
-    """Logits and features of D for each batch, in one pass where D allows it, and D's statistics after it."""
+    """Logits and features of D for each batch, in one pass where D allows it, and D's statistics after it.
+
+    `labels` are those of each batch: a fake is made for the class of the real in its place.
+    """
     sizes = [batch[-1].shape[0] for batch in batches]
     joint = game.joint and all(size % game.group == 0 for size in sizes)
     passes = [concatenate(batches)] if joint else batches
     results: list[tuple[jax.Array, jax.Array | None]] = []
+    told = labels if labels is None or not joint else jnp.concatenate([labels] * len(batches))
     for images in passes:
         logits, new = game.dis.apply(
             {"params": params, **stats},
             images,
-            None,
+            told,
             train=True,
             mutable=[*movable(stats, move), *(["intermediates"] if features else [])],
         )

@@ -3,14 +3,18 @@
 * G: `(latents [N, Z], labels=None, *, train) -> tuple of images`, lowest resolution first, the sample last.
 * D: `(tuple of images, labels=None, *, train) -> logits [N] float32`; it sows its last features as
   `intermediates/features`.
+
+Labels are [N] int32; networks made for no classes ignore them. A new family is one file with a `FAMILY`, a line
+here and its name among the choices of `model.name` in `ganjax/options.py`.
 """
 
 from __future__ import annotations
 
-from ganjax.models.dcgan import DCGANDiscriminator, DCGANGenerator
-from ganjax.models.mlp import MLPDiscriminator, MLPGenerator
+from ganjax.models import dcgan, mlp, resnet
+from ganjax.models.family import Family
 
-MODELS = {
-    "mlp": (MLPGenerator, MLPDiscriminator),
-    "dcgan": (DCGANGenerator, DCGANDiscriminator),
+MODELS: dict[str, Family] = {
+    "mlp": mlp.FAMILY,
+    "dcgan": dcgan.FAMILY,
+    "resnet": resnet.FAMILY,
 }

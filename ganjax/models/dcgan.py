@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.models.family import Family, Spec
 from ganjax.nn.layers import (
     Conv,
     Dense,
@@ -126,3 +127,28 @@ class DCGANDiscriminator(nn.Module):
             return jnp.concatenate([lifted, x], axis=-1)
         joined = jnp.concatenate([image, x], axis=-1)
         return Conv(features, 1, spectral=self.spectral, dtype=self.dtype)(joined)
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D for square images of 8 to 128 pixels."""
+    gen = DCGANGenerator(
+        spec.resolution,
+        spec.image_channels,
+        max_width=spec.gen["max_width"],
+        depth=spec.gen["depth"],
+        msg=spec.msg != "none",
+        **spec.common("gen"),
+    )
+    dis = DCGANDiscriminator(
+        spec.resolution,
+        max_width=spec.dis["max_width"],
+        depth=spec.dis["depth"],
+        msg=spec.msg,
+        minibatch_stddev=spec.dis["minibatch_stddev"],
+        minibatch_discrimination=spec.dis["minibatch_discrimination"],
+        **spec.common("dis"),
+    )
+    return gen, dis
+
+
+FAMILY = Family(networks, (8, 16, 32, 64, 128), lambda resolution: len(levels(resolution)))

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.models.family import Family, Spec
 from ganjax.nn.layers import Dense, Dtype, MinibatchDiscrimination, Norm
 
 
@@ -55,3 +56,17 @@ class MLPDiscriminator(nn.Module):
         if self.minibatch_discrimination:
             x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
         return Dense(1, spectral=self.spectral, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D for 2-D points."""
+    gen = MLPGenerator(depth=spec.gen["depth"], **spec.common("gen"))
+    dis = MLPDiscriminator(
+        depth=spec.dis["depth"],
+        minibatch_discrimination=spec.dis["minibatch_discrimination"],
+        **spec.common("dis"),
+    )
+    return gen, dis
+
+
+FAMILY = Family(networks)

@@ -1,0 +1,199 @@
+"""The residual networks of SNGAN (Miyato et al. 2018, tables 4 to 6), with or without labels, attention and MSG.
+
+The tables are those for 32 (CIFAR-10), 48 (STL-10) and 128 pixels (ImageNet); 64 is that of 128 without its last
+level, as in torch-mimicry; 8 and 16 follow the one for 32, for small trials. SAGAN's self-attention (Zhang et al. 2019)
+sits at one resolution of both nets. With labels G's batch norms are class-conditional and D projects (Miyato &
+Koyama 2018). Multi-scale gradients join each scale as in `ganjax.models.dcgan`.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.models.family import Family, Spec
+from ganjax.nn.conditional import ConditionalBatchNorm, Projection, SelfAttention
+from ganjax.nn.layers import (
+    Conv,
+    Dense,
+    Dtype,
+    MinibatchDiscrimination,
+    Norm,
+    downsample,
+    minibatch_stddev,
+    upsample,
+)
+
+# Channels in units of `width`: of G after the dense layer and after each block, which all upsample; and of each block
+# of D, of which the first `down` halve the image.
+GEN_TABLE: dict[int, tuple[int, ...]] = {
+    8: (1, 1),
+    16: (1, 1, 1),
+    32: (1, 1, 1, 1),
+    48: (8, 4, 2, 1),
+    64: (16, 8, 4, 2, 1),
+    128: (16, 16, 8, 4, 2, 1),
+}
+DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {
+    8: ((1, 1, 1), 1),
+    16: ((1, 1, 1, 1), 2),
+    32: ((1, 1, 1, 1), 2),
+    48: ((1, 2, 4, 8, 16), 4),
+    64: ((1, 2, 4, 8, 16), 5),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+}
+
+
+def sides(resolution: int) -> tuple[int, ...]:
+    """The sides of G's feature maps: `sides(48) == (6, 12, 24, 48)`."""
+    blocks = len(GEN_TABLE[resolution]) - 1
+    return tuple(resolution >> i for i in range(blocks, -1, -1))
+
+
+class ResNetGenerator(nn.Module):
+    """z [N, Z] → a tuple of images [N, r, r, C]: every scale with `msg` (linear), else one (tanh)."""
+
+    resolution: int
+    image_channels: int
+    width: int = 256
+    max_width: int = 1024
+    norm: str = "batch"
+    spectral: int = 0
+    classes: int = 0
+    attention: int = 0
+    msg: bool = False
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
+    ) -> tuple[jax.Array, ...]:
+        """latents: [N, Z] float32; labels: [N] int32 where there are classes. Images are in [-1, 1]."""
+        features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
+        side = sides(self.resolution)[0]
+        x = Dense(side * side * features[0], self.spectral, dtype=self.dtype)(latents.astype(self.dtype))
+        x = x.reshape(x.shape[0], side, side, features[0])
+        images = [self._to_rgb(x, 1)] if self.msg else []
+        for channels in features[1:]:
+            x = self._block(x, labels, channels, train)
+            if x.shape[1] == self.attention:
+                x = SelfAttention(self.spectral, dtype=self.dtype)(x)
+            if self.msg:
+                images.append(self._to_rgb(x, 1))
+        if not self.msg:
+            x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+            images.append(nn.tanh(self._to_rgb(x, 3)))
+        return tuple(image.astype(jnp.float32) for image in images)
+
+    def _to_rgb(self, x: jax.Array, size: int) -> jax.Array:
+        return Conv(self.image_channels, size, self.spectral, dtype=self.dtype)(x)
+
+    def _block(self, x: jax.Array, labels: jax.Array | None, channels: int, train: bool) -> jax.Array:
+        """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1; doubling after the 1×1 is the same and cheaper."""
+        y = upsample(nn.relu(self._norm(x, labels, train)))
+        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        y = nn.relu(self._norm(y, labels, train))
+        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        return y + upsample(Conv(channels, 1, self.spectral, dtype=self.dtype)(x))
+
+    def _norm(self, x: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
+        if self.classes and self.norm == "batch":
+            assert labels is not None
+            return ConditionalBatchNorm(self.classes, train, self.axis_name, self.dtype)(x, labels)
+        return Norm(self.norm, train, self.axis_name, self.dtype)(x)
+
+
+class ResNetDiscriminator(nn.Module):
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+
+    resolution: int
+    width: int = 128
+    max_width: int = 1024
+    norm: str = "none"
+    spectral: int = 1
+    classes: int = 0
+    attention: int = 0
+    msg: str = "none"
+    minibatch_stddev: bool = False
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: [N, r, r, C·packing] each, float32; labels: [N] int32 where there are classes.
+
+        The features are summed over the last map, and the sums sown as `features`.
+        """
+        table, down = DIS_TABLE[self.resolution]
+        scales = {image.shape[1]: image for image in images[:-1]} if self.msg != "none" else {}
+        down = max(down, len(scales))  # to the coarsest image, which the table for 32 stops short of
+        x = images[-1].astype(self.dtype)
+        for i, times in enumerate(table):
+            last = i == len(table) - 1
+            if self.minibatch_stddev and (last or (scales and i)):
+                x = minibatch_stddev(x)
+            x = self._block(x, min(self.width * times, self.max_width), train, halve=i < down, first=i == 0)
+            if x.shape[1] == self.attention:
+                x = SelfAttention(self.spectral, dtype=self.dtype)(x)
+            if i < down and x.shape[1] in scales:
+                x = self._join(x, scales[x.shape[1]].astype(self.dtype))
+        x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+        x = jnp.sum(x, axis=(1, 2))
+        self.sow("intermediates", "features", x)
+        if self.minibatch_discrimination:
+            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
+        logits = Dense(1, self.spectral, dtype=self.dtype)(x)[:, 0]
+        if self.classes:
+            assert labels is not None
+            logits = logits + Projection(self.classes, self.spectral, self.dtype)(x, labels)
+        return logits.astype(jnp.float32)
+
+    def _block(self, x: jax.Array, channels: int, train: bool, *, halve: bool, first: bool) -> jax.Array:
+        """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
+        y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        y = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(y))
+        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        if halve or x.shape[-1] != channels:
+            # A mean and a 1×1 convolution commute, and after the mean it has a quarter of the pixels.
+            x = Conv(channels, 1, self.spectral, dtype=self.dtype)(downsample(x) if halve else x)
+        return x + (downsample(y) if halve else y)
+
+    def _join(self, x: jax.Array, image: jax.Array) -> jax.Array:
+        """φ of Karnewar & Wang 2019, section 3."""
+        features = x.shape[-1]
+        if self.msg == "lin_cat":
+            image = Conv(features, 1, self.spectral, dtype=self.dtype)(image)
+        x = jnp.concatenate([image, x], axis=-1)
+        return Conv(features, 1, self.spectral, dtype=self.dtype)(x) if self.msg == "cat_lin" else x
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D for square images of 8 to 128 pixels."""
+    shared = {"classes": spec.classes, "attention": spec.attention}
+    gen = ResNetGenerator(
+        spec.resolution,
+        spec.image_channels,
+        max_width=spec.gen["max_width"],
+        msg=spec.msg != "none",
+        **shared,
+        **spec.common("gen"),
+    )
+    dis = ResNetDiscriminator(
+        spec.resolution,
+        max_width=spec.dis["max_width"],
+        msg=spec.msg,
+        minibatch_stddev=spec.dis["minibatch_stddev"],
+        minibatch_discrimination=spec.dis["minibatch_discrimination"],
+        **shared,
+        **spec.common("dis"),
+    )
+    return gen, dis
+
+
+FAMILY = Family(networks, tuple(GEN_TABLE), lambda resolution: len(sides(resolution)))

@@ -1,0 +1,85 @@
+"""Layers that labels or distant pixels reach: class-conditional batch norm, projection, self-attention."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.nn.layers import Conv, Dtype
+from ganjax.nn.spectral import SpectralNorm
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose scale and offset are rows of a table, by class (Dumoulin et al. 2017; Miyato & Koyama 2018).
+
+    `[N, H, W, C] -> [N, H, W, C]`. Scales start at 1, offsets at 0; statistics as in `ganjax.nn.layers.Norm`.
+    """
+
+    classes: int
+    train: bool
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
+        """x: [N, H, W, C]; labels: [N] int32 in [0, classes)."""
+        features = x.shape[-1]
+        x = nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=0.9,
+            axis_name=None if self.is_initializing() else self.axis_name,
+            use_scale=False,
+            use_bias=False,
+            dtype=self.dtype,
+        )(x)
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale = nn.Embed(self.classes, features, embedding_init=ones, dtype=self.dtype, name="scale")(labels)
+        bias = nn.Embed(self.classes, features, embedding_init=zeros, dtype=self.dtype, name="bias")(labels)
+        return x * scale[:, None, None, :] + bias[:, None, None, :]
+
+
+class Projection(nn.Module):
+    """⟨embedding of the class, features⟩, what a class adds to D's logit (Miyato & Koyama 2018, equation 3)."""
+
+    classes: int
+    spectral: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, labels: jax.Array) -> jax.Array:
+        """features: [N, C]; labels: [N] int32. Returns [N]."""
+        layer = nn.Embed(self.classes, features.shape[-1], dtype=self.dtype)
+        rows = SpectralNorm(layer, iterations=self.spectral)(labels) if self.spectral else layer(labels)
+        return jnp.sum(rows * features, axis=-1)
+
+
+class SelfAttention(nn.Module):
+    """x + γ·o(softmax(θ(x)·φ(x)ᵀ)·g(x)), with γ = 0 at first (Zhang et al. 2019, equations 1 to 3).
+
+    `[N, H, W, C] -> [N, H, W, C]`. As in the authors' code θ and φ have C/8 channels, g has C/2, φ and g are max
+    pooled 2×2, and no convolution has a bias.
+    """
+
+    spectral: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [N, H, W, C]; H and W even, C a multiple of 8."""
+        n, h, w, c = x.shape
+
+        def conv(features: int, name: str) -> Conv:
+            return Conv(features, 1, self.spectral, use_bias=False, dtype=self.dtype, name=name)
+
+        def pooled(y: jax.Array) -> jax.Array:
+            return nn.max_pool(y, (2, 2), (2, 2)).reshape(n, h * w // 4, y.shape[-1])
+
+        theta = conv(c // 8, "theta")(x).reshape(n, h * w, c // 8)
+        phi = pooled(conv(c // 8, "phi")(x))
+        g = pooled(conv(c // 2, "g")(x))
+        scores = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
+        weights = nn.softmax(scores, axis=-1).astype(self.dtype)
+        mixed = jnp.einsum("nqk,nkc->nqc", weights, g).reshape(n, h, w, c // 2)
+        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
+        return x + gamma * conv(c, "o")(mixed)

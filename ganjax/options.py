@@ -55,7 +55,13 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
     return (
         Option(f"{net}.width", 64, f"channels of {name} at full resolution; coarser levels double", low=1),
         Option(f"{net}.max_width", 512, f"most channels that a level of {name} gets", low=1),
-        Option(f"{net}.depth", 1, f"convolutions per block of {name} (dcgan); hidden layers (mlp)", low=1, high=16),
+        Option(
+            f"{net}.depth",
+            1,
+            f"convolutions per block of {name} (dcgan); hidden layers (mlp)",
+            low=1,
+            high=16,
+        ),
         Option(f"{net}.spectral_norm", net == "dis", f"spectral normalisation of every layer of {name}"),
         Option(f"{net}.spectral_iterations", 1, "power iterations per update", low=1, high=20),
         Option(
@@ -105,10 +111,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("data.flip", False, "mirror images horizontally at random"),
     Option("model.name", "dcgan", "network family", choices=("mlp", "dcgan", "resnet")),
     Option(
-        "model.conditional", False, "G and D are told the class of each image: the labels of the data (resnet)"
+        "model.conditional",
+        False,
+        "G and D are told the class of each image: the labels of the data (resnet)",
     ),
     Option(
-        "model.attention", 0, "side of the feature maps with self-attention; 0 is none (resnet)", low=0, high=128
+        "model.attention",
+        0,
+        "side of the feature maps with self-attention; 0 is none (resnet)",
+        low=0,
+        high=128,
     ),
     Option("model.latent_dim", 128, "size of the latent vector z", low=1),
     Option(
@@ -124,7 +136,12 @@ OPTIONS: tuple[Option, ...] = (
         choices=("none", "simple", "lin_cat", "cat_lin"),
     ),
     *_network_options("gen", 2e-4),
-    Option("gen.norm", "batch", "normalisation in G; batch is class-conditional with labels", choices=("none", "batch", "group", "pixel")),
+    Option(
+        "gen.norm",
+        "batch",
+        "normalisation in G; batch is class-conditional with labels",
+        choices=("none", "batch", "group", "pixel"),
+    ),
     *_network_options("dis", 8e-4),
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
     Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),

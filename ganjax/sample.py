@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -42,8 +43,10 @@ class Sampler:
         devices: Sequence[jax.Device],
         *,
         seed: int | None = None,
+        classes: Sequence[int] = (),
     ) -> None:
-        """seed: of the latents; the config's by default."""
+        """seed: of the latents; the config's by default. classes: see `labels`; all of them by default."""
+        self._classes = np.asarray(classes or range(build.classes), np.int32)
         self.seed: int = config.seed if seed is None else seed
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
@@ -54,13 +57,25 @@ class Sampler:
     def _apply(self, variables: Tree, index: jax.Array) -> Tree:
         key = jax.random.fold_in(jax.random.key(self.seed), SAMPLING)
         latents = self._build.game.latents(fold_each(key, index))
-        scales: Any = self._build.game.gen.apply(variables, latents, train=False)
+        labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
+        scales: Any = self._build.game.gen.apply(variables, latents, labels, train=False)
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
         """Samples 0 … n - 1 at every scale: uint8 [n, r, r, C] each, or float32 [n, 2] in the data's units."""
         parts = list(self._chunks(variables, n))
         return tuple(np.concatenate(scale)[:n] for scale in zip(*parts, strict=True))
+
+    def labels(self, n: int) -> np.ndarray | None:
+        """Classes of samples 0 … n - 1, [n] int32: each in turn, so a grid has a class a column; None without."""
+        return self._classes[np.arange(n) % len(self._classes)] if len(self._classes) else None
+
+    def columns(self, n: int) -> int | None:
+        """Columns of a grid of n samples that has a class in each, as nearly square as may be; None without."""
+        if not len(self._classes):
+            return None
+        repeats = max(1, round(n**0.5 / len(self._classes)))
+        return min(n, repeats * len(self._classes))
 
     def blocks(self, variables: Tree, n: int) -> Iterator[np.ndarray]:
         """Samples 0 … n - 1 at full resolution, some at a time."""
@@ -84,7 +99,7 @@ def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset
         write_scatter(path, points, dataset.modes, std=dataset.std, title=mode_title(points, dataset))
         return
     scales = sampler(variables, n)
-    write_grid(path, scales[-1])
+    write_grid(path, scales[-1], columns=sampler.columns(n))
     if len(scales) > 1:
         write_pyramid_grid(path.with_name(f"{path.stem}_scales.png"), scales)
 
@@ -138,17 +153,22 @@ def open_run(
     weights: str = "ema",
     step: int | None = None,
     devices: int = 0,
+    classes: Sequence[int] = (),
 ) -> Run:
     """The run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
     Raises:
-      UserError: no run or checkpoint there.
+      UserError: no run or checkpoint there, or classes that its networks do not know.
     """
     from ganjax.config import from_workdir
     from ganjax.setup import prepare
 
     config = from_workdir(workdir)
     setup = prepare(config, choose_devices(n, devices))
+    known = setup.build.classes
+    if any(not 0 <= label < known for label in classes):
+        allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
+        raise UserError(f"--classes takes {allowed}, and got {','.join(map(str, classes))}.")
     with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
         found = checkpoints.restore(setup.build.shapes(), step)
     if found is None:
@@ -161,7 +181,7 @@ def open_run(
         step=found[0],
         dataset=setup.dataset,
         split=config.data.split,
-        sampler=Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed),
+        sampler=Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed, classes=classes),
         variables=parallel.replicate(variables, setup.devices),
     )
 
@@ -175,8 +195,11 @@ def sample(
     weights: str = "ema",
     step: int | None = None,
     devices: int = 0,
+    classes: Sequence[int] = (),
 ) -> str:
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
+
+    `classes` are taken in turn; without them all classes are, where the run has any, and an .npz holds `labels`.
 
     Raises:
       UserError: no run or checkpoint there, or an `out` of another kind.
@@ -187,11 +210,13 @@ def sample(
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
     if devices < 0:
         raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
-    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
+    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices, classes=classes)
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:
         file = io.BytesIO()
-        np.savez_compressed(file, samples=run.sampler(run.variables, n)[-1])
+        arrays = {"samples": run.sampler(run.variables, n)[-1]}
+        labels = run.sampler.labels(n)
+        np.savez_compressed(file, **(arrays if labels is None else {**arrays, "labels": labels}))
         write_atomically(out, file.getvalue(), "samples")
     return f"{n} samples of step {run.step} ({weights} weights) are in {out}"

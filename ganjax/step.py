@@ -207,9 +207,7 @@ def play_round(
     reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
     fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
-    judged, stats = judge(
-        game, params, stats, batches, labels, move=move, features=objective.needs_features
-    )
+    judged, stats = judge(game, params, stats, batches, labels, move=move, features=objective.needs_features)
     (fake_logits, fake_features), (real_logits, real_features) = (
         judged[-1],
         (judged[0] if objective.needs_reals else (None, None)),

@@ -58,12 +58,23 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
     sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    sample.add_argument(
+        "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
+    )
     sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
     add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
     return parser
+
+
+def class_list(text: str) -> tuple[int, ...]:
+    """`"0,3"` as (0, 3)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -183,6 +194,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
             weights=arguments.weights,
             step=arguments.step,
             devices=arguments.devices,
+            classes=arguments.classes,
         )
     )
     return OK

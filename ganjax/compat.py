@@ -317,12 +317,19 @@ RULES: tuple[Rule, ...] = (
         "minibatch standard deviation is a feature map; mlp takes minibatch discrimination or packing",
     ),
     Rule(
-        ("model.name", "model.conditional", "model.attention", "dis.packing"),
-        lambda c: (
-            (c["model.conditional"] and (c["model.name"] in UNLABELLED or c["dis.packing"] > 1))
-            or (c["model.attention"] > 0 and c["model.name"] in UNLABELLED)
-        ),
-        "labels and attention are for resnet, and D is told one label, so labels allow no packing",
+        ("model.name", "model.conditional"),
+        lambda c: c["model.conditional"] and c["model.name"] in UNLABELLED,
+        "labels are for resnet; the other families take none",
+    ),
+    Rule(
+        ("model.name", "model.attention"),
+        lambda c: c["model.attention"] > 0 and c["model.name"] in UNLABELLED,
+        "self-attention is for resnet; the other families have none",
+    ),
+    Rule(
+        ("model.conditional", "dis.packing"),
+        lambda c: c["model.conditional"] and c["dis.packing"] > 1,
+        "D is told one label, and a group of samples may have several",
     ),
     Rule(
         ("data.name", "penalty.consistency"),

@@ -26,6 +26,13 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("loss.label_smoothing", "loss.name"): {"loss.label_smoothing": 0.1, "loss.name": "hinge"},
     ("dis.norm", "penalty.name"): {"dis.norm": "batch", "penalty.name": "r1"},
     ("dis.norm", "dis.packing"): {"dis.norm": "batch", "dis.packing": 2},
+    ("model.name", "model.conditional"): {"model.name": "dcgan", "model.conditional": True},
+    ("model.name", "model.attention"): {"model.name": "dcgan", "model.attention": 16},
+    ("model.conditional", "dis.packing"): {
+        "model.name": "resnet",
+        "model.conditional": True,
+        "dis.packing": 2,
+    },
     ("penalty.clip_weights", "dis.spectral_norm"): {"penalty.clip_weights": 0.01, "dis.spectral_norm": True},
     ("train.batch_size", "train.accumulate"): {"train.batch_size": 64, "train.accumulate": 3},
     ("train.batch_size", "dis.packing"): {"train.batch_size": 64, "dis.packing": 3},

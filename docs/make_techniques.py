@@ -1,4 +1,4 @@
-"""Writes the tables of docs/techniques.md from `ganjax.compat` and `ganjax.options`: python docs/make_techniques.py
+"""Writes the tables of docs/techniques.md from the code: python docs/make_techniques.py
 
 Everything between the two marker lines is replaced; the rest of the page is written by hand. `--check` changes
 nothing and fails if the page is out of date.
@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ganjax.compat import LESSONS, RULES, TECHNIQUES, Technique
+from ganjax.compat import RULES
 from ganjax.options import BY_KEY
+from ganjax.techniques import LESSONS, TECHNIQUES, Technique
 
 PAGE = Path(__file__).resolve().parent / "techniques.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,15 @@ from ganjax.errors import UserError
 from ganjax.models import MODELS
 from ganjax.models.family import Spec
 from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
-from ganjax.optim import Optimizer, make_chain, make_schedule
+from ganjax.optim import Optimizer, make_beta2, make_chain, make_schedule
 from ganjax.state import GanState, NetState, copy_tree
 from ganjax.steering import initial_control, make_average, make_steer, make_transform
 from ganjax.step import Batch, Game, fold_each
 from ganjax.terms import dis_objective, gen_objective
 
 Tree = Any
+# Sides in pixels that each choice connects, named as StyleGAN names its styles; the last side always is.
+MSG_SCALES = {"all": (4, math.inf), "coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,20 @@ class Build:
       init: () → the first state.
       shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
       deliver: (data, state, index [n]) → one device's batch from resident data.
-      scales: images in a pyramid.
+      sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
       images_per_step: real images that D sees in a step.
       classes: that the networks are told; 0 for none.
+      truncates: whether G itself truncates (its styles); else the latent vectors are truncated.
     """
 
     game: Game
     init: Callable[[], GanState]
     shapes: Callable[[], GanState]
     deliver: Callable[[Tree, GanState, jax.Array], Batch]
-    scales: int
+    sides: tuple[int, ...]
     images_per_step: int
     classes: int
+    truncates: bool
 
 
 def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
@@ -57,7 +62,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
     Raises:
       UserError: a resolution that the networks cannot make.
     """
-    scales = count_scales(config, dataset)
+    sides = image_sides(config, dataset)
     gen, dis = make_networks(config, dataset, axis_name)
     game = Game(
         gen=gen,
@@ -80,23 +85,24 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
     )
     return Build(
         game=game,
-        init=lambda: make_state(config, game, dataset, scales),
-        shapes=lambda: jax.eval_shape(lambda: make_state(config, game, dataset, scales, abstract=True)),
-        deliver=make_delivery(config, dataset, scales),
-        scales=scales,
+        init=lambda: make_state(config, game, dataset, sides),
+        shapes=lambda: jax.eval_shape(lambda: make_state(config, game, dataset, sides, abstract=True)),
+        deliver=make_delivery(config, dataset, sides),
+        sides=sides,
         images_per_step=config.train.batch_size * config.train.dis_steps,
         classes=count_classes(config, dataset),
+        truncates=MODELS[config.model.name].truncates,
     )
 
 
-def count_scales(config: ConfigDict, dataset: Dataset) -> int:
-    """Images in a pyramid: one without MSG, else one for each power of two from 4 pixels up.
+def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
+    """Sides of the images of a pyramid: only the full one without MSG, else those of `model.msg_scales` too.
 
     Raises:
-      UserError: images that are not square, or whose side the networks cannot make.
+      UserError: images that are not square, or whose side the networks cannot make, or no scale to connect.
     """
     if dataset.images.ndim == 2:
-        return 1
+        return (0,)
     family = MODELS[config.model.name]
     height, width = dataset.images.shape[1:3]
     if height != width or height not in family.resolutions:
@@ -105,7 +111,24 @@ def count_scales(config: ConfigDict, dataset: Dataset) -> int:
             f"{config.model.name} makes square images of {', '.join(most)} or {largest} pixels, and "
             f"{dataset.name} has {height}×{width}; set --config.data.resolution to one of these."
         )
-    return family.scales(height) if config.model.msg != "none" else 1
+    if config.model.msg == "none":
+        return (height,)
+    low, high = MSG_SCALES[config.model.msg_scales]
+    chosen = tuple(side for side in family.sides(height)[:-1] if low <= side <= high)
+    if not chosen:
+        raise UserError(
+            f"model.msg_scales={config.model.msg_scales!r} connects scales of {low} to {high:.0f} pixels, and "
+            f"{config.model.name} for {height} pixels has {family.sides(height)}; choose another, or model.msg=none."
+        )
+    return (*chosen, height)
+
+
+def at_sides(images: jax.Array, sides: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """The images, or points, average pooled to each of `sides`; the last is as it was."""
+    if images.ndim == 2:
+        return (images,)
+    halvings = (sides[-1] // sides[0]).bit_length()
+    return tuple(x for x in pyramid(images, halvings) if x.shape[1] in sides)
 
 
 def count_classes(config: ConfigDict, dataset: Dataset) -> int:
@@ -125,7 +148,9 @@ def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -
     spec = Spec(
         resolution=dataset.images.shape[1] if images else 0,
         image_channels=dataset.images.shape[3] if images else 0,
+        sides=image_sides(config, dataset),
         classes=count_classes(config, dataset),
+        auxiliary=config.loss.auxiliary_classifier > 0,
         msg=config.model.msg,
         attention=config.model.attention,
         gen=config.gen.to_dict(),
@@ -155,24 +180,28 @@ def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
             eps=options.eps,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
+            inject_beta2=options.final_beta2 > 0,
         ),
-        schedule=make_schedule(
-            options.schedule,
-            steps=config.train.steps,
-            warmup_steps=options.warmup_steps,
-            final_scale=options.final_scale,
-        ),
+        schedule=make_schedule(options, config.train.steps),
+        beta2=make_beta2(options, config.train.steps),
         project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
     )
 
 
-def make_latents(dim: int, distribution: str) -> Callable[[jax.Array], jax.Array]:
-    """keys [n] → latent vectors [n, dim] float32, each from its own key."""
+def make_latents(dim: int, distribution: str, truncation: float = 1.0) -> Callable[[jax.Array], jax.Array]:
+    """keys [n] → latent vectors [n, dim] float32, each from its own key.
+
+    A `truncation` other than 1 keeps each coordinate of a normal vector within ±truncation, drawing anew what lies
+    outside (Brock et al. 2019, section 3.1), and scales a uniform one; the sphere's length is kept.
+    """
 
     def one(key: jax.Array) -> jax.Array:
         if distribution == "uniform":
-            return jax.random.uniform(key, (dim,), jnp.float32, -1.0, 1.0)
-        z = jax.random.normal(key, (dim,), jnp.float32)
+            return jax.random.uniform(key, (dim,), jnp.float32, -truncation, truncation)
+        if truncation == 1.0:
+            z = jax.random.normal(key, (dim,), jnp.float32)
+        else:
+            z = jax.random.truncated_normal(key, -truncation, truncation, (dim,), jnp.float32)
         return z * (dim**0.5 / jnp.linalg.norm(z)) if distribution == "sphere" else z
 
     return jax.vmap(one)
@@ -187,10 +216,13 @@ def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
         "loss/label_smoothing": config.loss.label_smoothing,
         "loss/label_flip": config.loss.label_flip,
         "loss/feature_matching": config.loss.feature_matching,
+        "loss/auxiliary_classifier": config.loss.auxiliary_classifier,
+        "loss/path_length": config.loss.path_length,
         "penalty/weight": config.penalty.weight,
         "penalty/drift": config.penalty.drift,
         "penalty/lecam": config.penalty.lecam,
         "penalty/consistency": config.penalty.consistency,
+        "penalty/orthogonal": config.penalty.orthogonal,
         "noise/std": config.noise.std,
     }
     hyper = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
@@ -198,7 +230,7 @@ def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
 
 
 def make_state(
-    config: ConfigDict, game: Game, dataset: Dataset, scales: int, *, abstract: bool = False
+    config: ConfigDict, game: Game, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
 ) -> GanState:
     """The first state of a run, on the default device; `abstract` where only its shapes are traced."""
 
@@ -209,7 +241,7 @@ def make_state(
         labels = jnp.zeros(len(latents), jnp.int32)
         gen = game.gen.init(gen_key, latents, labels, train=True)
         shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
-        images = pyramid(jnp.zeros(shape, jnp.float32), scales)
+        images = at_sides(jnp.zeros(shape, jnp.float32), sides)
         dis = game.dis.init(dis_key, images, labels[:4], train=True)
         return gen, {name: value for name, value in dis.items() if name != "intermediates"}
 
@@ -229,7 +261,7 @@ def make_state(
 
 
 def make_delivery(
-    config: ConfigDict, dataset: Dataset, scales: int
+    config: ConfigDict, dataset: Dataset, sides: tuple[int, ...]
 ) -> Callable[[Tree, GanState, jax.Array], Batch]:
     """Batches from data that lies on the device: uint8 images or float points, indexed there.
 
@@ -251,7 +283,7 @@ def make_delivery(
             reals = random_flip(fold_each(key, positions), reals)
         split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
         return Batch(
-            reals=tuple(split(x) for x in pyramid(reals, scales)),
+            reals=tuple(split(x) for x in at_sides(reals, sides)),
             labels=None if labels is None else split(jnp.take(labels, chosen)),
             index=index,
         )

@@ -12,11 +12,21 @@ import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from ganjax.models.stylegan2 import ModulatedConv
+from ganjax.nn.equalised import EqualConv, EqualDense
 from ganjax.setup import Setup
 from ganjax.state import GanState, NetState, count_parameters
 from ganjax.step import Game, train_step
 
-LAYERS = (nn.Dense, nn.Conv, nn.BatchNorm, nn.GroupNorm)  # whose outputs count as activations
+LAYERS = (
+    nn.Dense,
+    nn.Conv,
+    EqualDense,
+    EqualConv,
+    ModulatedConv,
+    nn.BatchNorm,
+    nn.GroupNorm,
+)  # whose outputs count as activations
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
 
 

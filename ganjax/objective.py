@@ -23,7 +23,12 @@ class Round:
     Attributes:
       reals, fakes: D's inputs, transformed alike; tuples of arrays [N, ...].
       real_logits, fake_logits: [M] float32 (M = N / packing); the real ones None where no term of G needs them.
-      real_features, fake_features: D's last features [M, ...], None where no term needs them.
+      real_seen, fake_seen: what D sows on the way, by name (`features` [M, ...], `class_logits` [M, classes]); empty
+        where no term asks for it, or D did not judge the reals.
+      labels: [N] int32 classes of the reals, and of the fakes in their places; None without.
+      params: of the network that is updated.
+      restyle: offsets of the styles → G's images at them, in G's own round where G has styles; else None.
+      style_shape: (layers with a style, size of a style) where G has styles.
       dis: images → logits with the present parameters, differentiable to second order.
       keys: [N] keys, one per image, for the terms' own randomness.
       step: [] int32.
@@ -35,8 +40,12 @@ class Round:
     fakes: Images
     real_logits: Any
     fake_logits: jax.Array
-    real_features: Any
-    fake_features: Any
+    real_seen: Mapping[str, jax.Array]
+    fake_seen: Mapping[str, jax.Array]
+    labels: jax.Array | None
+    params: Any
+    restyle: Callable[[jax.Array], Images] | None
+    style_shape: tuple[int, int] | None
     dis: Callable[[Images], jax.Array]
     keys: jax.Array
     step: jax.Array
@@ -45,8 +54,9 @@ class Round:
     axis_name: str | None
 
 
-Term = Callable[[Round], jax.Array]
-"""A round → per-example values of any shape, averaged by the objective."""
+Value = jax.Array | tuple[jax.Array, dict[str, jax.Array]]
+Term = Callable[[Round], Value]
+"""A round → per-example values of any shape, averaged by the objective, and perhaps numbers to log by name."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +67,24 @@ class Objective:
       terms: name → term; the name appears in the metrics as `NET/NAME`.
       weights: name → key of `hyper` that holds the weight; terms without one have weight 1.
       needs_reals: whether D must judge the reals too (always so for D itself).
-      needs_features: whether the terms read D's features.
+      needs_seen: whether the terms read what D sows.
     """
 
     terms: Mapping[str, Term]
     weights: Mapping[str, str]
     needs_reals: bool = True
-    needs_features: bool = False
+    needs_seen: bool = False
 
     def __call__(self, round_: Round) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The total [] float32 and each term's unweighted mean."""
-        values = {name: jnp.mean(term(round_)) for name, term in self.terms.items()}
+        values: dict[str, jax.Array] = {}
         total = jnp.zeros((), jnp.float32)
-        for name, value in values.items():
+        for name, term in self.terms.items():
+            value = term(round_)
+            value, numbers = value if isinstance(value, tuple) else (value, {})
+            value = jnp.mean(value)
             total += value * round_.hyper[self.weights[name]] if name in self.weights else value
+            values |= {name: value, **numbers}
         return total, values
 
 

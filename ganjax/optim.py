@@ -23,19 +23,24 @@ class Optimizer:
     Attributes:
       tx: built with `optax.inject_hyperparams`, with `learning_rate` among them.
       schedule: step [] int32 → factor on the peak rate, [] float32.
+      beta2: step → the optimiser's β₂ where it changes, else None.
       project: new parameters → parameters (weight clipping), or the identity.
     """
 
     tx: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     project: Callable[[Tree], Tree] = lambda params: params
+    beta2: Callable[[jax.Array], jax.Array] | None = None
 
     def update(
         self, grads: Tree, opt_state: Any, params: Tree, *, step: jax.Array, peak: jax.Array
     ) -> tuple[Tree, Any, jax.Array]:
         """New parameters, new optimiser state and the learning rate that was used."""
         rate = peak * self.schedule(step)
-        opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+        hyper = {**opt_state.hyperparams, "learning_rate": rate}
+        if self.beta2 is not None:
+            hyper["beta2"] = self.beta2(step)
+        opt_state = opt_state._replace(hyperparams=hyper)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
             updates, opt_state = self.tx.update(grads, opt_state, params)
         return self.project(optax.apply_updates(params, updates)), opt_state, rate
@@ -49,6 +54,7 @@ def make_chain(
     eps: float,
     weight_decay: float,
     clip_norm: float,
+    inject_beta2: bool = False,
 ) -> optax.GradientTransformation:
     """The optax chain `name`: adam, adamw, rmsprop, sgd or lion.
 
@@ -57,9 +63,10 @@ def make_chain(
       beta1, beta2, eps: as in Adam.
       weight_decay: decoupled, for adamw and lion.
       clip_norm: largest global norm of the gradient; 0 for none.
+      inject_beta2: whether β₂ too is set anew at each step.
     """
 
-    def chain(learning_rate: float) -> optax.GradientTransformation:
+    def chain(learning_rate: float, beta2: float = beta2) -> optax.GradientTransformation:
         rule = {
             "adam": lambda: optax.adam(learning_rate, beta1, beta2, eps),
             "adamw": lambda: optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay),
@@ -70,26 +77,46 @@ def make_chain(
         }[name]()
         return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
-    return optax.inject_hyperparams(chain, hyperparam_dtype=jnp.float32)(learning_rate=1.0)
+    fixed = () if inject_beta2 else ("beta2",)
+    inject = optax.inject_hyperparams(chain, static_args=fixed, hyperparam_dtype=jnp.float32)
+    return inject(learning_rate=1.0, beta2=beta2)
 
 
-def make_schedule(
-    kind: str, *, steps: int, warmup_steps: int, final_scale: float
-) -> Callable[[jax.Array], jax.Array]:
-    """Factor on the peak rate: linear warm-up, then constant, linear or cosine to `final_scale` at `steps`.
+def make_progress(options: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """How far a schedule has come, 0 to 1: stays 0 for constant, else linear or half a cosine after the warm-up.
+
+    Args:
+      options: with `schedule`, `warmup_steps` and `schedule_end`, the share of `steps` at which it reaches 1.
+      steps: of the run.
+    """
+    warmup, end = options.warmup_steps, options.schedule_end * steps
+
+    def progress(step: jax.Array) -> jax.Array:
+        done = jnp.clip((step.astype(jnp.float32) - warmup) / max(end - warmup, 1.0), 0.0, 1.0)
+        if options.schedule == "constant":
+            return jnp.zeros_like(done)
+        return done if options.schedule == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * done))
+
+    return progress
+
+
+def make_schedule(options: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Factor on the peak rate: linear warm-up, then from 1 to `options.final_scale` (see `make_progress`).
 
     The first warm-up step already moves: 1/warmup.
     """
+    progress, warmup, final = make_progress(options, steps), options.warmup_steps, options.final_scale
 
     def schedule(step: jax.Array) -> jax.Array:
-        done = step.astype(jnp.float32)
-        warm = jnp.minimum((done + 1.0) / max(warmup_steps, 1), 1.0)
-        rest = jnp.clip((done - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
-        shape = {
-            "constant": lambda: jnp.ones_like(rest),
-            "linear": lambda: 1.0 - rest * (1.0 - final_scale),
-            "cosine": lambda: final_scale + (1.0 - final_scale) * 0.5 * (1.0 + jnp.cos(jnp.pi * rest)),
-        }[kind]()
-        return warm * shape
+        warm = jnp.minimum((step.astype(jnp.float32) + 1.0) / max(warmup, 1), 1.0)
+        return warm * (1.0 + (final - 1.0) * progress(step))
 
     return schedule
+
+
+def make_beta2(options: Any, steps: int) -> Callable[[jax.Array], jax.Array] | None:
+    """β₂ from `beta2` to `final_beta2` as the learning rate goes to its end; None where it stays (Huang et al. 2024)."""
+    if not options.final_beta2:
+        return None
+    progress, start = make_progress(options, steps), options.beta2
+    return lambda step: start + (options.final_beta2 - start) * progress(step)

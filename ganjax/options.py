@@ -58,7 +58,7 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
         Option(
             f"{net}.depth",
             1,
-            f"convolutions per block of {name} (dcgan); hidden layers (mlp)",
+            f"convolutions per block of {name} (dcgan), blocks per level (biggan_deep, r3gan), hidden layers (mlp)",
             low=1,
             high=16,
         ),
@@ -94,6 +94,20 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
             low=0,
             high=1,
         ),
+        Option(
+            f"{optimizer}.schedule_end",
+            1.0,
+            "share of training at which the schedule ends",
+            low=0.0001,
+            high=1,
+        ),
+        Option(
+            f"{optimizer}.final_beta2",
+            0.0,
+            "beta2 at the schedule's end; 0 keeps it as it is",
+            low=0,
+            high=0.9999999,
+        ),
     )
 
 
@@ -109,16 +123,21 @@ OPTIONS: tuple[Option, ...] = (
         "data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024
     ),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option("model.name", "dcgan", "network family", choices=("mlp", "dcgan", "resnet")),
+    Option(
+        "model.name",
+        "dcgan",
+        "network family",
+        choices=("mlp", "dcgan", "resnet", "biggan", "biggan_deep", "progan", "stylegan2", "r3gan"),
+    ),
     Option(
         "model.conditional",
         False,
-        "G and D are told the class of each image: the labels of the data (resnet)",
+        "G and D are told the class of each image: the labels of the data",
     ),
     Option(
         "model.attention",
         0,
-        "side of the feature maps with self-attention; 0 is none (resnet)",
+        "side of the feature maps with self-attention; 0 is none (resnet, biggan)",
         low=0,
         high=128,
     ),
@@ -135,6 +154,12 @@ OPTIONS: tuple[Option, ...] = (
         "multi-scale gradients: how D joins the RGB image of each scale (none: one scale)",
         choices=("none", "simple", "lin_cat", "cat_lin"),
     ),
+    Option(
+        "model.msg_scales",
+        "all",
+        "scales that connect G and D: coarse is 4 and 8 pixels, middle 16 and 32, fine from 64 up",
+        choices=("all", "coarse", "middle", "fine"),
+    ),
     *_network_options("gen", 2e-4),
     Option(
         "gen.norm",
@@ -142,6 +167,12 @@ OPTIONS: tuple[Option, ...] = (
         "normalisation in G; batch is class-conditional with labels",
         choices=("none", "batch", "group", "pixel"),
     ),
+    Option("gen.style_dim", 512, "size of the style vector w (stylegan2)", low=1),
+    Option("gen.mapping_layers", 8, "layers from z to w (stylegan2)", low=1, high=16),
+    Option(
+        "gen.mapping_rate", 0.01, "learning rate of those layers, as a share (stylegan2)", low=1e-4, high=1
+    ),
+    Option("gen.style_mixing", 0.9, "share of fakes with two styles (stylegan2)", low=0, high=1),
     *_network_options("dis", 8e-4),
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
     Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
@@ -170,6 +201,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
     Option("loss.feature_matching", 0.0, "weight of feature matching in G's loss", low=0),
     Option(
+        "loss.auxiliary_classifier",
+        0.0,
+        "weight of D's own classifier (AC-GAN), in place of D's projection of the label",
+        low=0,
+    ),
+    Option("loss.path_length", 0.0, "weight of path length regularisation (stylegan2)", low=0),
+    Option("loss.path_length_every", 4, "apply it every so many steps, times as strong", low=1, high=64),
+    Option(
         "penalty.name",
         "none",
         "gradient penalty on D",
@@ -179,6 +218,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64
     ),
+    Option(
+        "penalty.final_scale",
+        1.0,
+        "the penalty's weight at the end of D's schedule, as a share",
+        low=0,
+        high=100,
+    ),
+    Option("penalty.orthogonal", 0.0, "weight of orthogonal regularisation of G's kernels", low=0),
     Option("penalty.drift", 0.0, "weight of D(real)², which keeps a Wasserstein D near 0", low=0),
     Option("penalty.clip_weights", 0.0, "bound of D's weights after each update; 0 is off", low=0),
     Option("penalty.lecam", 0.0, "weight of LeCam regularisation", low=0),
@@ -195,6 +242,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
     Option("augment.policy", "", "DiffAugment: color, translation, cutout, joined by commas; ada for ADA"),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
+    Option(
+        "augment.final_p",
+        0.0,
+        "ADA's p at the end of D's schedule, which it then follows; 0 lets it follow D's overfitting",
+        low=0,
+        high=1,
+    ),
     Option("augment.speed_kimg", 500.0, "images that ADA takes from p = 0 to 1", low=0.001, unit="kimg"),
     Option("train.steps", 6000, "generator updates of the whole run", low=1, runtime=True),
     Option("train.batch_size", 64, "images per update, over all devices", low=1),

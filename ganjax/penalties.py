@@ -239,3 +239,39 @@ PENALTIES: dict[str, Penalty] = {
     "wgan_gp_one_sided": Penalty(functools.partial(_wgan_gp, one_sided=True), "Petzka et al. 2018 (WGAN-LP)"),
     "dragan": Penalty(_dragan, "Kodali et al. 2017"),
 }
+
+
+def orthogonality(params: Any) -> Array:
+    """Σ over kernels of ‖WᵀW ⊙ (1 − I)‖²_F, [] float32 (Brock et al. 2019, equation 3).
+
+    `params`: a network's; counted are its leaves called `kernel`, as matrices [everything else, output channels].
+    """
+    total = jnp.zeros((), jnp.float32)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if getattr(path[-1], "key", "") == "kernel":
+            matrix = leaf.astype(jnp.float32).reshape(-1, leaf.shape[-1])
+            products = matrix.T @ matrix
+            total += jnp.sum(jnp.square(products)) - jnp.sum(jnp.square(jnp.diagonal(products)))
+    return total
+
+
+def path_lengths(restyle: Callable[[Array], Images], keys: Array, shape: tuple[int, int]) -> Array:
+    """‖Jᵀy‖ for each image, J the derivative of the full image by its styles and y noise (Karras et al. 2020, eq. 4).
+
+    Args:
+        restyle: offsets of the styles [N, *shape] → G's images, as a tuple.
+        keys: [N], for y, which is normal over the root of the number of pixels.
+        shape: (layers with a style, size of a style).
+
+    Returns:
+        [N] float32: the root of the mean over layers of the squared length.
+    """
+
+    def inner(offsets: Array) -> Array:
+        image = restyle(offsets)[-1]
+        pixels = image.shape[1] * image.shape[2]
+        draw = lambda key: jax.random.normal(key, image.shape[1:], image.dtype)
+        return jnp.sum(image * jax.vmap(draw)(keys)) / pixels**0.5
+
+    slopes = jax.grad(inner)(jnp.zeros((keys.shape[0], *shape), jnp.float32))
+    return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(slopes), axis=2), axis=1) + 1e-8)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ganjax.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
 from ganjax.objective import Images
+from ganjax.optim import make_progress
 from ganjax.penalties import lecam_update
 from ganjax.state import GanState
 from ganjax.step import purpose_keys
@@ -32,6 +33,8 @@ def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
         start |= {"ada/p": 0.0, "ada/sign": 0.0}
     if config.penalty.lecam:
         start |= {"lecam/real": 0.0, "lecam/fake": 0.0}
+    if config.loss.path_length:
+        start |= {"path_length/mean": 0.0}
     if config.train.balance == "adaptive":
         start |= {"balance/accuracy": 0.5, "rest/dis": 0.0, "rest/gen": 0.0}
     control = {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
@@ -66,10 +69,14 @@ def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, ja
     """(state, metrics of this step) → the control values of the next step."""
     ada = "ada" in _policy(config)
     images = config.train.batch_size * config.train.dis_steps
+    planned = config.augment.final_p
+    progress = make_progress(config.dis.optimizer, config.train.steps)
 
     def steer(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
         control = dict(state.control)
-        if ada:
+        if ada and planned:
+            control["ada/p"] = planned * progress(state.step + 1)
+        elif ada:
             sign = control["ada/sign"] + metrics["dis/sign_real"] / ADA_EVERY
             due = (state.step + 1) % ADA_EVERY == 0
             moved = ada_update(
@@ -85,6 +92,8 @@ def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, ja
             averages = (control["lecam/real"], control["lecam/fake"])
             averages = lecam_update(averages, metrics["logit/real"], metrics["logit/fake"])
             control["lecam/real"], control["lecam/fake"] = averages
+        if "path_length/mean" in control:
+            control["path_length/mean"] = metrics["gen/path_length_mean"]
         if "balance/accuracy" in control:
             accuracy = control["balance/accuracy"]
             accuracy = ACCURACY_DECAY * accuracy + (1 - ACCURACY_DECAY) * metrics["dis/accuracy"]

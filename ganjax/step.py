@@ -156,7 +156,8 @@ def play_dis(
     """The round in which D is updated: fresh fakes, no gradient into G; D's statistics move."""
     fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
     fakes = jax.lax.stop_gradient(fakes)
-    return play_round(game, objective, state, params, stats, keys, reals, fakes, labels, move=move)
+    round_, stats = play_round(game, objective, state, params, stats, keys, reals, fakes, labels, move=move)
+    return dataclasses.replace(round_, params=params), stats
 
 
 def play_gen(
@@ -177,16 +178,31 @@ def play_gen(
     round_, _ = play_round(
         game, objective, state, dis.params, dis.stats, keys, reals, fakes, labels, move=False
     )
-    return round_, gen_stats
+
+    def restyle(offsets: jax.Array) -> Images:
+        n = offsets.shape[0]
+        told = None if labels is None else labels[:n]
+        return generate(game, params, stats, keys[:n], told, move=False, style_offsets=offsets)[0]
+
+    return dataclasses.replace(round_, params=params, restyle=restyle), gen_stats
 
 
 def generate(
-    game: Game, params: Tree, stats: Tree, keys: jax.Array, labels: jax.Array | None, *, move: bool
+    game: Game,
+    params: Tree,
+    stats: Tree,
+    keys: jax.Array,
+    labels: jax.Array | None,
+    *,
+    move: bool,
+    **options: Any,
 ) -> tuple[Images, Tree]:
-    """G's images for the keys [n], in training mode, and its statistics after that."""
+    """G's images for the keys [n], in training mode, and its statistics after that; `options` go to G."""
     latents = game.latents(purpose_keys(keys, 0))
     variables = {"params": params, **stats}
-    images, moved = game.gen.apply(variables, latents, labels, train=True, mutable=movable(stats, move))
+    images, moved = game.gen.apply(
+        variables, latents, labels, train=True, mutable=movable(stats, move), **options
+    )
     return images, {**stats, **moved}
 
 
@@ -207,10 +223,10 @@ def play_round(
     reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
     fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
-    judged, stats = judge(game, params, stats, batches, labels, move=move, features=objective.needs_features)
-    (fake_logits, fake_features), (real_logits, real_features) = (
+    judged, stats = judge(game, params, stats, batches, labels, move=move, see=objective.needs_seen)
+    (fake_logits, fake_seen), (real_logits, real_seen) = (
         judged[-1],
-        (judged[0] if objective.needs_reals else (None, None)),
+        (judged[0] if objective.needs_reals else (None, {})),
     )
 
     def dis(images: Images) -> jax.Array:
@@ -221,8 +237,12 @@ def play_round(
         fakes=fakes,
         real_logits=real_logits,
         fake_logits=fake_logits,
-        real_features=real_features,
-        fake_features=fake_features,
+        real_seen=real_seen,
+        fake_seen=fake_seen,
+        labels=labels,
+        params=params,
+        restyle=None,
+        style_shape=getattr(game.gen, "style_shape", None),
         dis=dis,
         keys=purpose_keys(keys, 3)[:: game.packing],
         step=state.step,
@@ -241,16 +261,16 @@ def judge(
     labels: jax.Array | None,
     *,
     move: bool,
-    features: bool = False,
-) -> tuple[list[tuple[jax.Array, jax.Array | None]], Tree]:
-    """Logits and features of D for each batch, in one pass where D allows it, and D's statistics after it.
+    see: bool = False,
+) -> tuple[list[tuple[jax.Array, Tree]], Tree]:
+    """Logits of D, and with `see` what it sows, for each batch, in one pass where D allows it, and D's statistics after it.
 
     `labels` are those of each batch: a fake is made for the class of the real in its place.
     """
     sizes = [batch[-1].shape[0] for batch in batches]
     joint = game.joint and all(size % game.group == 0 for size in sizes)
     passes = [concatenate(batches)] if joint else batches
-    results: list[tuple[jax.Array, jax.Array | None]] = []
+    results: list[tuple[jax.Array, Tree]] = []
     told = labels if labels is None or not joint else jnp.concatenate([labels] * len(batches))
     for images in passes:
         logits, new = game.dis.apply(
@@ -258,16 +278,16 @@ def judge(
             images,
             told,
             train=True,
-            mutable=[*movable(stats, move), *(["intermediates"] if features else [])],
+            mutable=[*movable(stats, move), *(["intermediates"] if see else [])],
         )
-        sown = dict(new).pop("intermediates", None)
+        seen = {name: values[0] for name, values in new.get("intermediates", {}).items()}
         stats = {**stats, **{name: value for name, value in new.items() if name != "intermediates"}}
-        results.append((logits, sown["features"][0] if sown else None))
+        results.append((logits, seen))
     if joint and len(batches) > 1:
         logits, seen = results[0]
         split = sizes[0]
         parts = [slice(None, split), slice(split, None)]
-        results = [(logits[part], None if seen is None else seen[part]) for part in parts]
+        results = [(logits[part], {name: x[part] for name, x in seen.items()}) for part in parts]
     return results, stats
 
 

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from ganjax.augment import diff_augment
 from ganjax.losses import LOSSES, flip_labels, scaled
-from ganjax.objective import Objective, Round, Term
-from ganjax.penalties import PENALTIES, consistency, drift, lecam
+from ganjax.objective import Objective, Round, Term, Value
+from ganjax.optim import make_progress
+from ganjax.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
 from ganjax.step import purpose_keys
 
 
@@ -29,14 +30,17 @@ def dis_objective(config: ConfigDict) -> Objective:
 
     options = config.penalty
     if options.name != "none":
-        add("penalty", _lazily(_gradient_penalty(options.name), options.every), "penalty/weight")
+        term = _falling(config, _gradient_penalty(options.name))
+        add("penalty", _lazily(term, options.every), "penalty/weight")
     if options.drift:
         add("drift", lambda r: drift(r.real_logits), "penalty/drift")
     if options.lecam:
         add("lecam", _lecam(options.lecam_start), "penalty/lecam")
     if options.consistency:
         add("consistency", _consistency(options.consistency_fakes), "penalty/consistency")
-    return Objective(terms=terms, weights=weights)
+    if config.loss.auxiliary_classifier:
+        add("classes", lambda r: _class_loss(r, reals=True), "loss/auxiliary_classifier")
+    return Objective(terms=terms, weights=weights, needs_seen="classes" in terms)
 
 
 def gen_objective(config: ConfigDict) -> Objective:
@@ -53,7 +57,19 @@ def gen_objective(config: ConfigDict) -> Objective:
     if matching:
         terms["feature_matching"] = _feature_matching
         weights["feature_matching"] = "loss/feature_matching"
-    return Objective(terms, weights, needs_reals=loss.needs_reals or matching, needs_features=matching)
+    classify = config.loss.auxiliary_classifier > 0
+    if classify:
+        terms["classes"] = lambda r: _class_loss(r, reals=False)
+        weights["classes"] = "loss/auxiliary_classifier"
+    if config.loss.path_length:
+        terms["path_length"] = _path_length(config)
+        weights["path_length"] = "loss/path_length"
+    if config.penalty.orthogonal:
+        terms["orthogonal"] = lambda r: orthogonality(r.params)
+        weights["orthogonal"] = "penalty/orthogonal"
+    return Objective(
+        terms, weights, needs_reals=loss.needs_reals or matching, needs_seen=matching or classify
+    )
 
 
 def _dis_loss(config: ConfigDict) -> Term:
@@ -76,6 +92,50 @@ def _dis_loss(config: ConfigDict) -> Term:
 def _gradient_penalty(name: str) -> Term:
     penalty = PENALTIES[name]
     return lambda r: penalty(r.dis, r.reals, r.fakes, purpose_keys(r.keys, 1), axis_name=r.axis_name)
+
+
+def _falling(config: ConfigDict, term: Term) -> Term:
+    """The term times a factor that goes from 1 to `penalty.final_scale` as D's learning rate goes to its end."""
+    final = config.penalty.final_scale
+    if final == 1.0:
+        return term
+    progress = make_progress(config.dis.optimizer, config.train.steps)
+    return lambda r: term(r) * (1.0 + (final - 1.0) * progress(r.step))
+
+
+def _class_loss(r: Round, *, reals: bool) -> jax.Array:
+    """Cross-entropy of D's classes, on fakes and with `reals` on reals too (Odena et al. 2017, equation 2)."""
+    seen = [r.fake_seen, r.real_seen] if reals else [r.fake_seen]
+    assert r.labels is not None
+    losses = [-jnp.take_along_axis(jax.nn.log_softmax(s["class_logits"]), r.labels[:, None], 1) for s in seen]
+    return jnp.stack(losses).sum(axis=0)
+
+
+def _path_length(config: ConfigDict) -> Callable[[Round], Value]:
+    """(‖Jᵀy‖ − a)² at every k-th step, times k; a is the running mean of the lengths (Karras et al. 2020, section 3.2).
+
+    Half of the batch is used, as in the authors' code.
+    """
+    every = config.loss.path_length_every
+
+    def term(r: Round) -> Value:
+        assert r.restyle is not None and r.style_shape is not None
+        restyle, shape = r.restyle, r.style_shape
+        keys = purpose_keys(r.keys, 4)[: max(1, r.keys.shape[0] // 2)]
+        mean = r.control["path_length/mean"]
+
+        def due() -> tuple[jax.Array, jax.Array]:
+            lengths = path_lengths(restyle, keys, shape)
+            batch_mean = jnp.mean(lengths)
+            if r.axis_name is not None:
+                batch_mean = jax.lax.pmean(batch_mean, r.axis_name)
+            now = mean + 0.01 * (jax.lax.stop_gradient(batch_mean) - mean)
+            return jnp.mean(jnp.square(lengths - now)) * every, now
+
+        value, now = jax.lax.cond(r.step % every == 0, due, lambda: (jnp.zeros((), jnp.float32), mean))
+        return value, {"path_length_mean": now}
+
+    return term
 
 
 def _lazily(term: Term, every: int) -> Term:
@@ -119,8 +179,8 @@ def _consistency(fakes_too: bool) -> Callable[[Round], jax.Array]:
 
 def _feature_matching(r: Round) -> jax.Array:
     """‖E f(real) − E f(fake)‖² of D's last features, per feature (Salimans et al. 2016, section 3.1)."""
-    real = jnp.mean(jax.lax.stop_gradient(r.real_features).astype(jnp.float32), axis=0)
-    fake = jnp.mean(r.fake_features.astype(jnp.float32), axis=0)
+    real = jnp.mean(jax.lax.stop_gradient(r.real_seen["features"]).astype(jnp.float32), axis=0)
+    fake = jnp.mean(r.fake_seen["features"].astype(jnp.float32), axis=0)
     if r.axis_name is not None:
         real, fake = jax.lax.pmean((real, fake), r.axis_name)
     return jnp.square(real - fake)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ganjax import config as configs
-from ganjax.compat import LESSONS, RULES, TECHNIQUES
+from ganjax.compat import RULES
 from ganjax.options import BY_KEY
+from ganjax.techniques import LESSONS, TECHNIQUES
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "technique.py"

@@ -16,11 +16,11 @@ import pytest
 from small import points_config, small_config, small_dataset
 from toy import Toy, image_of, weights_of
 
-from ganjax.compat import TECHNIQUES
 from ganjax.factory import build, make_latents
 from ganjax.objective import pack
 from ganjax.optim import make_schedule
 from ganjax.step import judge, train_step
+from ganjax.techniques import TECHNIQUES
 
 R, F, W = np.array([1.0, 0.5]), np.array([-0.5, 1.0]), np.array([1.2, -1.6])
 RATE, BETA1, BETA2, EPS, DECAY, GAMMA = 0.1, 0.6, 0.9, 0.05, 0.2, 0.7

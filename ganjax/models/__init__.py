@@ -10,11 +10,16 @@ here and its name among the choices of `model.name` in `ganjax/options.py`.
 
 from __future__ import annotations
 
-from ganjax.models import dcgan, mlp, resnet
+from ganjax.models import biggan, dcgan, mlp, progan, r3gan, resnet, stylegan2
 from ganjax.models.family import Family
 
 MODELS: dict[str, Family] = {
     "mlp": mlp.FAMILY,
     "dcgan": dcgan.FAMILY,
     "resnet": resnet.FAMILY,
+    "biggan": biggan.FAMILY,
+    "biggan_deep": biggan.DEEP_FAMILY,
+    "progan": progan.FAMILY,
+    "stylegan2": stylegan2.FAMILY,
+    "r3gan": r3gan.FAMILY,
 }

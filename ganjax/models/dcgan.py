@@ -12,42 +12,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import Family, Spec
-from ganjax.nn.layers import (
-    Conv,
-    Dense,
-    Dtype,
-    MinibatchDiscrimination,
-    Norm,
-    downsample,
-    minibatch_stddev,
-    upsample,
-)
-
-BASE = 4  # pixels a side of the coarsest feature map
-
-
-def levels(resolution: int) -> tuple[int, ...]:
-    """The resolutions from 4 up to `resolution`: `levels(32) == (4, 8, 16, 32)`."""
-    return tuple(BASE << i for i in range(resolution.bit_length() - BASE.bit_length() + 1))
-
-
-def channels(resolution: int, at: int, width: int, max_width: int) -> int:
-    """Channels of the feature map of `at` pixels: `width` at full resolution, doubled at each halving."""
-    return min(width * (resolution // at), max_width)
+from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.nn.layers import Conv, Dense, Dtype, Norm, downsample, minibatch_stddev, upsample
 
 
 class DCGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: every scale with `msg` (linear), else one (tanh)."""
+    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides` (linear), or only the sample (tanh)."""
 
     resolution: int
     image_channels: int
+    sides: tuple[int, ...]
     width: int = 64
     max_width: int = 512
     depth: int = 1
     norm: str = "batch"
     spectral: int = 0
-    msg: bool = False
+    classes: int = 0
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -56,21 +37,22 @@ class DCGANGenerator(nn.Module):
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
         """latents: [N, Z] float32. Images are in [-1, 1] by training, lowest resolution first."""
-        sizes = levels(self.resolution)
+        several = len(self.sides) > 1
         images = []
         first = channels(self.resolution, BASE, self.width, self.max_width)
-        x = Dense(BASE * BASE * first, spectral=self.spectral, dtype=self.dtype)(latents.astype(self.dtype))
+        x = with_labels(latents, labels, self.classes, self.dtype)
+        x = Dense(BASE * BASE * first, spectral=self.spectral, dtype=self.dtype)(x)
         x = x.reshape(x.shape[0], BASE, BASE, first)
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-        for size in sizes:
+        for size in levels(self.resolution):
             x = upsample(x) if size > BASE else x
             for _ in range(self.depth if size > BASE else self.depth - 1):
                 features = channels(self.resolution, size, self.width, self.max_width)
                 x = Conv(features, spectral=self.spectral, dtype=self.dtype)(x)
                 x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-            if self.msg:
+            if several and size in self.sides:
                 images.append(Conv(self.image_channels, 1, spectral=self.spectral, dtype=self.dtype)(x))
-        if not self.msg:
+        if not several:
             images.append(nn.tanh(Conv(self.image_channels, spectral=self.spectral, dtype=self.dtype)(x)))
         return tuple(image.astype(jnp.float32) for image in images)
 
@@ -84,6 +66,8 @@ class DCGANDiscriminator(nn.Module):
     depth: int = 1
     norm: str = "none"
     spectral: int = 1
+    classes: int = 0
+    auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = False
     minibatch_discrimination: int = 0
@@ -95,11 +79,14 @@ class DCGANDiscriminator(nn.Module):
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
         """images: [N, r, r, C·packing] each, float32. The last feature map is sown as `features`."""
-        sizes = levels(self.resolution)
-        x = self._from_rgb(images[-1].astype(self.dtype), self.resolution)
-        for i, size in reversed(tuple(enumerate(sizes))):
-            if size < self.resolution and self.msg != "none":
-                x = self._join(x, images[i].astype(self.dtype))
+        scales = by_side(images, self.msg, self.dtype)
+        conv = lambda features: Conv(features, 1, spectral=self.spectral, dtype=self.dtype)
+        dense = lambda features: Dense(features, spectral=self.spectral, dtype=self.dtype)
+        top = channels(self.resolution, self.resolution, self.width, self.max_width)
+        x = nn.leaky_relu(conv(top)(images[-1].astype(self.dtype)), 0.2)
+        for size in reversed(levels(self.resolution)):
+            if size in scales:
+                x = join(self.msg, x, scales[size], conv)
             if self.minibatch_stddev and (self.msg != "none" or size == BASE):
                 x = minibatch_stddev(x)
             for _ in range(self.depth):
@@ -108,47 +95,14 @@ class DCGANDiscriminator(nn.Module):
                 x = nn.leaky_relu(Norm(self.norm, train, self.axis_name, self.dtype)(x), 0.2)
             x = downsample(x) if size > BASE else x
         self.sow("intermediates", "features", x)
-        x = x.reshape(x.shape[0], -1)
-        if self.minibatch_discrimination:
-            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
-        return Dense(1, spectral=self.spectral, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
-
-    def _from_rgb(self, image: jax.Array, size: int) -> jax.Array:
-        features = channels(self.resolution, size, self.width, self.max_width)
-        return nn.leaky_relu(Conv(features, 1, spectral=self.spectral, dtype=self.dtype)(image), 0.2)
-
-    def _join(self, x: jax.Array, image: jax.Array) -> jax.Array:
-        """φ of Karnewar & Wang 2019, section 3: the scale's image and the features from above it."""
-        features = x.shape[-1]
-        if self.msg == "simple":
-            return jnp.concatenate([image, x], axis=-1)
-        if self.msg == "lin_cat":
-            lifted = Conv(features, 1, spectral=self.spectral, dtype=self.dtype)(image)
-            return jnp.concatenate([lifted, x], axis=-1)
-        joined = jnp.concatenate([image, x], axis=-1)
-        return Conv(features, 1, spectral=self.spectral, dtype=self.dtype)(joined)
+        return logits_of(self, x.reshape(x.shape[0], -1), labels, dense, pooled=jnp.sum(x, axis=(1, 2)))
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 128 pixels."""
-    gen = DCGANGenerator(
-        spec.resolution,
-        spec.image_channels,
-        max_width=spec.gen["max_width"],
-        depth=spec.gen["depth"],
-        msg=spec.msg != "none",
-        **spec.common("gen"),
-    )
-    dis = DCGANDiscriminator(
-        spec.resolution,
-        max_width=spec.dis["max_width"],
-        depth=spec.dis["depth"],
-        msg=spec.msg,
-        minibatch_stddev=spec.dis["minibatch_stddev"],
-        minibatch_discrimination=spec.dis["minibatch_discrimination"],
-        **spec.common("dis"),
-    )
+    gen = DCGANGenerator(depth=spec.gen["depth"], **spec.images("gen"))
+    dis = DCGANDiscriminator(depth=spec.dis["depth"], **spec.images("dis"))
     return gen, dis
 
 
-FAMILY = Family(networks, (8, 16, 32, 64, 128), lambda resolution: len(levels(resolution)))
+FAMILY = Family(networks, (8, 16, 32, 64, 128))

@@ -8,6 +8,18 @@ from typing import Any
 
 import flax.linen as nn
 
+BASE = 4  # pixels a side of the coarsest feature map
+
+
+def levels(resolution: int) -> tuple[int, ...]:
+    """The resolutions from 4 up to `resolution`: `levels(32) == (4, 8, 16, 32)`."""
+    return tuple(BASE << i for i in range(resolution.bit_length() - BASE.bit_length() + 1))
+
+
+def channels(resolution: int, at: int, width: int, max_width: int) -> int:
+    """Channels of the feature map of `at` pixels: `width` at full resolution, doubled at each halving."""
+    return min(width * (resolution // at), max_width)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -16,7 +28,9 @@ class Spec:
     Attributes:
       resolution: pixels a side; 0 for points.
       image_channels: of the images.
+      sides: of the images that G gives, ascending; more than one with multi-scale gradients.
       classes: that the labels come from; 0 for networks without labels.
+      auxiliary: whether D names the class (AC-GAN) in place of projecting on it.
       msg: none, simple, lin_cat or cat_lin: how D joins the images of the scales.
       attention: side in pixels of the feature maps with self-attention; 0 for none.
       gen, dis: the options of each network, by name, as under `gen.` and `dis.` in the config.
@@ -26,7 +40,9 @@ class Spec:
 
     resolution: int
     image_channels: int
+    sides: tuple[int, ...]
     classes: int
+    auxiliary: bool
     msg: str
     attention: int
     gen: Mapping[str, Any]
@@ -37,13 +53,29 @@ class Spec:
     def common(self, net: str) -> dict[str, Any]:
         """The arguments that every network takes; `net` is `gen` or `dis`."""
         options = getattr(self, net)
-        return {
+        shared = {
             "width": options["width"],
             "norm": options["norm"],
             "spectral": options["spectral_iterations"] if options["spectral_norm"] else 0,
+            "classes": self.classes,
             "axis_name": self.axis_name,
             "dtype": self.dtype,
         }
+        if net == "dis":
+            shared |= {
+                "auxiliary": self.auxiliary,
+                "minibatch_discrimination": options["minibatch_discrimination"],
+            }
+        return shared
+
+    def images(self, net: str) -> dict[str, Any]:
+        """Those of `common`, and what every network for images takes besides."""
+        shared = {"resolution": self.resolution, "max_width": getattr(self, net)["max_width"]}
+        if net == "gen":
+            shared |= {"image_channels": self.image_channels, "sides": self.sides}
+        else:
+            shared |= {"msg": self.msg, "minibatch_stddev": self.dis["minibatch_stddev"]}
+        return {**shared, **self.common(net)}
 
 
 @dataclass(frozen=True)
@@ -53,9 +85,11 @@ class Family:
     Attributes:
       networks: a spec → (G, D).
       resolutions: sides in pixels that it makes; empty for points.
-      scales: resolution → images that G gives with multi-scale gradients.
+      sides: resolution → sides of the images that G can give with multi-scale gradients, ascending.
+      truncates: whether G's `__call__` takes `truncation`; else the latent vectors are truncated.
     """
 
     networks: Callable[[Spec], tuple[nn.Module, nn.Module]]
     resolutions: tuple[int, ...] = ()
-    scales: Callable[[int], int] = lambda resolution: 1
+    sides: Callable[[int], tuple[int, ...]] = levels
+    truncates: bool = False

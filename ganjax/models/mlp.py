@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import Family, Spec
-from ganjax.nn.layers import Dense, Dtype, MinibatchDiscrimination, Norm
+from ganjax.models.parts import logits_of, with_labels
+from ganjax.nn.layers import Dense, Dtype, Norm
 
 
 class MLPGenerator(nn.Module):
@@ -17,6 +18,7 @@ class MLPGenerator(nn.Module):
     depth: int = 3
     norm: str = "none"
     spectral: int = 0
+    classes: int = 0
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -25,7 +27,7 @@ class MLPGenerator(nn.Module):
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
         """latents: [N, Z] float32."""
-        x = latents.astype(self.dtype)
+        x = with_labels(latents, labels, self.classes, self.dtype)
         for _ in range(self.depth):
             x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
             x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
@@ -39,6 +41,8 @@ class MLPDiscriminator(nn.Module):
     depth: int = 3
     norm: str = "none"
     spectral: int = 0
+    classes: int = 0
+    auxiliary: bool = False
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
@@ -53,19 +57,14 @@ class MLPDiscriminator(nn.Module):
             x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
             x = nn.leaky_relu(Norm(self.norm, train, self.axis_name, self.dtype)(x), 0.2)
         self.sow("intermediates", "features", x)
-        if self.minibatch_discrimination:
-            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
-        return Dense(1, spectral=self.spectral, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
+        dense = lambda features: Dense(features, spectral=self.spectral, dtype=self.dtype)
+        return logits_of(self, x, labels, dense)
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for 2-D points."""
     gen = MLPGenerator(depth=spec.gen["depth"], **spec.common("gen"))
-    dis = MLPDiscriminator(
-        depth=spec.dis["depth"],
-        minibatch_discrimination=spec.dis["minibatch_discrimination"],
-        **spec.common("dis"),
-    )
+    dis = MLPDiscriminator(depth=spec.dis["depth"], **spec.common("dis"))
     return gen, dis
 
 

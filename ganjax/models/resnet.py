@@ -8,17 +8,22 @@ Koyama 2018). Multi-scale gradients join each scale as in `ganjax.models.dcgan`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from ganjax.models.family import Family, Spec
-from ganjax.nn.conditional import ConditionalBatchNorm, Projection, SelfAttention
+from ganjax.models.parts import by_side, join, logits_of
+from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
 from ganjax.nn.layers import (
+    DEFAULT_INIT,
     Conv,
     Dense,
     Dtype,
-    MinibatchDiscrimination,
+    Init,
     Norm,
     downsample,
     minibatch_stddev,
@@ -52,17 +57,17 @@ def sides(resolution: int) -> tuple[int, ...]:
 
 
 class ResNetGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: every scale with `msg` (linear), else one (tanh)."""
+    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides` (linear), or only the sample (tanh)."""
 
     resolution: int
     image_channels: int
+    sides: tuple[int, ...]
     width: int = 256
     max_width: int = 1024
     norm: str = "batch"
     spectral: int = 0
     classes: int = 0
     attention: int = 0
-    msg: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -75,14 +80,15 @@ class ResNetGenerator(nn.Module):
         side = sides(self.resolution)[0]
         x = Dense(side * side * features[0], self.spectral, dtype=self.dtype)(latents.astype(self.dtype))
         x = x.reshape(x.shape[0], side, side, features[0])
-        images = [self._to_rgb(x, 1)] if self.msg else []
+        several = len(self.sides) > 1
+        images = [self._to_rgb(x, 1)] if several and side in self.sides else []
         for channels in features[1:]:
             x = self._block(x, labels, channels, train)
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, dtype=self.dtype)(x)
-            if self.msg:
+            if several and x.shape[1] in self.sides:
                 images.append(self._to_rgb(x, 1))
-        if not self.msg:
+        if not several:
             x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
             images.append(nn.tanh(self._to_rgb(x, 3)))
         return tuple(image.astype(jnp.float32) for image in images)
@@ -111,9 +117,12 @@ class ResNetDiscriminator(nn.Module):
     resolution: int
     width: int = 128
     max_width: int = 1024
+    table: Mapping[int, tuple[tuple[int, ...], int]] = FrozenDict(DIS_TABLE)
     norm: str = "none"
     spectral: int = 1
+    init: Init = DEFAULT_INIT
     classes: int = 0
+    auxiliary: bool = False
     attention: int = 0
     msg: str = "none"
     minibatch_stddev: bool = False
@@ -129,9 +138,11 @@ class ResNetDiscriminator(nn.Module):
 
         The features are summed over the last map, and the sums sown as `features`.
         """
-        table, down = DIS_TABLE[self.resolution]
-        scales = {image.shape[1]: image for image in images[:-1]} if self.msg != "none" else {}
-        down = max(down, len(scales))  # to the coarsest image, which the table for 32 stops short of
+        table, down = self.table[self.resolution]
+        scales = by_side(images, self.msg, self.dtype)
+        coarsest = min(scales, default=self.resolution)
+        while self.resolution >> down > coarsest:  # the table for 32 stops short of the coarsest image
+            down += 1
         x = images[-1].astype(self.dtype)
         for i, times in enumerate(table):
             last = i == len(table) - 1
@@ -141,59 +152,33 @@ class ResNetDiscriminator(nn.Module):
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, dtype=self.dtype)(x)
             if i < down and x.shape[1] in scales:
-                x = self._join(x, scales[x.shape[1]].astype(self.dtype))
+                x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         x = jnp.sum(x, axis=(1, 2))
         self.sow("intermediates", "features", x)
-        if self.minibatch_discrimination:
-            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
-        logits = Dense(1, self.spectral, dtype=self.dtype)(x)[:, 0]
-        if self.classes:
-            assert labels is not None
-            logits = logits + Projection(self.classes, self.spectral, self.dtype)(x, labels)
-        return logits.astype(jnp.float32)
+        dense = lambda features: Dense(features, self.spectral, init=self.init, dtype=self.dtype)
+        return logits_of(self, x, labels, dense)
+
+    def _conv(self, features: int, size: int) -> Conv:
+        return Conv(features, size, self.spectral, init=self.init, dtype=self.dtype)
 
     def _block(self, x: jax.Array, channels: int, train: bool, *, halve: bool, first: bool) -> jax.Array:
         """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
         y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        y = self._conv(channels, 3)(y)
         y = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(y))
-        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        y = self._conv(channels, 3)(y)
         if halve or x.shape[-1] != channels:
             # A mean and a 1×1 convolution commute, and after the mean it has a quarter of the pixels.
-            x = Conv(channels, 1, self.spectral, dtype=self.dtype)(downsample(x) if halve else x)
+            x = self._conv(channels, 1)(downsample(x) if halve else x)
         return x + (downsample(y) if halve else y)
-
-    def _join(self, x: jax.Array, image: jax.Array) -> jax.Array:
-        """φ of Karnewar & Wang 2019, section 3."""
-        features = x.shape[-1]
-        if self.msg == "lin_cat":
-            image = Conv(features, 1, self.spectral, dtype=self.dtype)(image)
-        x = jnp.concatenate([image, x], axis=-1)
-        return Conv(features, 1, self.spectral, dtype=self.dtype)(x) if self.msg == "cat_lin" else x
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 128 pixels."""
-    shared = {"classes": spec.classes, "attention": spec.attention}
-    gen = ResNetGenerator(
-        spec.resolution,
-        spec.image_channels,
-        max_width=spec.gen["max_width"],
-        msg=spec.msg != "none",
-        **shared,
-        **spec.common("gen"),
-    )
-    dis = ResNetDiscriminator(
-        spec.resolution,
-        max_width=spec.dis["max_width"],
-        msg=spec.msg,
-        minibatch_stddev=spec.dis["minibatch_stddev"],
-        minibatch_discrimination=spec.dis["minibatch_discrimination"],
-        **shared,
-        **spec.common("dis"),
-    )
+    gen = ResNetGenerator(attention=spec.attention, **spec.images("gen"))
+    dis = ResNetDiscriminator(attention=spec.attention, **spec.images("dis"))
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), lambda resolution: len(sides(resolution)))
+FAMILY = Family(networks, tuple(GEN_TABLE), sides)

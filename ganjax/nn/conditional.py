@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.nn.layers import Conv, Dtype
+from ganjax.nn.layers import DEFAULT_INIT, Conv, Dense, Dtype, Init
 from ganjax.nn.spectral import SpectralNorm
 
 
@@ -25,14 +25,8 @@ class ConditionalBatchNorm(nn.Module):
     def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
         """x: [N, H, W, C]; labels: [N] int32 in [0, classes)."""
         features = x.shape[-1]
-        x = nn.BatchNorm(
-            use_running_average=not self.train,
-            momentum=0.9,
-            axis_name=None if self.is_initializing() else self.axis_name,
-            use_scale=False,
-            use_bias=False,
-            dtype=self.dtype,
-        )(x)
+        axis_name = None if self.is_initializing() else self.axis_name
+        x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         scale = nn.Embed(self.classes, features, embedding_init=ones, dtype=self.dtype, name="scale")(labels)
         bias = nn.Embed(self.classes, features, embedding_init=zeros, dtype=self.dtype, name="bias")(labels)
@@ -62,6 +56,7 @@ class SelfAttention(nn.Module):
     """
 
     spectral: int = 0
+    init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -70,7 +65,9 @@ class SelfAttention(nn.Module):
         n, h, w, c = x.shape
 
         def conv(features: int, name: str) -> Conv:
-            return Conv(features, 1, self.spectral, use_bias=False, dtype=self.dtype, name=name)
+            return Conv(
+                features, 1, self.spectral, use_bias=False, init=self.init, dtype=self.dtype, name=name
+            )
 
         def pooled(y: jax.Array) -> jax.Array:
             return nn.max_pool(y, (2, 2), (2, 2)).reshape(n, h * w // 4, y.shape[-1])
@@ -83,3 +80,41 @@ class SelfAttention(nn.Module):
         mixed = jnp.einsum("nqk,nkc->nqc", weights, g).reshape(n, h, w, c // 2)
         gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
         return x + gamma * conv(c, "o")(mixed)
+
+
+class ModulatedBatchNorm(nn.Module):
+    """Batch norm whose scale, 1 + Wc, and offset, Vc, are linear in a vector c (Brock et al. 2019, appendix B).
+
+    `[N, H, W, C], [N, K] -> [N, H, W, C]`.
+    """
+
+    train: bool
+    spectral: int = 0
+    init: Init = DEFAULT_INIT
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        """x: [N, H, W, C]; condition: [N, K]."""
+        features = x.shape[-1]
+        axis_name = None if self.is_initializing() else self.axis_name
+        x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
+        dense = lambda name: Dense(
+            features, self.spectral, use_bias=False, init=self.init, dtype=self.dtype, name=name
+        )
+        scale, bias = dense("scale")(condition), dense("bias")(condition)
+        return x * (1 + scale[:, None, None, :]) + bias[:, None, None, :]
+
+
+def _plain_batch_norm(x: jax.Array, train: bool, axis_name: str | None, dtype: Dtype) -> jax.Array:
+    """Batch norm without a scale and an offset; call it inside a compact module."""
+    norm = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        axis_name=axis_name,
+        use_scale=False,
+        use_bias=False,
+        dtype=dtype,
+    )
+    return norm(x)

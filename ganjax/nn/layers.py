@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from ganjax.nn.spectral import SpectralNorm
 
 Dtype = Any
+Init = Any
+DEFAULT_INIT = nn.initializers.lecun_normal()
 STDDEV_GROUP, DISCRIMINATION_GROUP = 4, 16  # neighbours in the batch that are compared
 
 
@@ -23,12 +25,13 @@ class Dense(nn.Module):
     features: int
     spectral: int = 0
     use_bias: bool = True
+    init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, I]."""
-        layer = nn.Dense(self.features, use_bias=self.use_bias, dtype=self.dtype)
+        layer = nn.Dense(self.features, use_bias=self.use_bias, kernel_init=self.init, dtype=self.dtype)
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
 
@@ -39,12 +42,21 @@ class Conv(nn.Module):
     size: int = 3
     spectral: int = 0
     use_bias: bool = True
+    groups: int = 1
+    init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, H, W, I]."""
-        layer = nn.Conv(self.features, (self.size, self.size), use_bias=self.use_bias, dtype=self.dtype)
+        layer = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            use_bias=self.use_bias,
+            feature_group_count=self.groups,
+            kernel_init=self.init,
+            dtype=self.dtype,
+        )
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
 

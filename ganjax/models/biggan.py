@@ -1,0 +1,208 @@
+"""BigGAN and BigGAN-deep (Brock et al. 2019, appendix B, tables 4 to 9), for 32 to 256 pixels, with labels or without.
+
+G is spectrally normalised like D (`gen.spectral_norm`), starts orthogonal, and every batch norm but the last is
+modulated by a shared embedding of the class and a part of z: BigGAN splits z over its blocks, BigGAN-deep gives each
+all of it. D is SNGAN's with projection. Multi-scale gradients join as in `ganjax.models.dcgan`. With 8 and 16
+pixels, for small trials, the table of 32 loses its last levels.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from ganjax.models.family import BASE, Family, Spec, levels
+from ganjax.models.parts import by_side, join, logits_of
+from ganjax.models.resnet import ResNetDiscriminator
+from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
+from ganjax.nn.layers import Conv, Dense, Dtype, Norm, downsample, minibatch_stddev, upsample
+
+ORTHOGONAL = nn.initializers.orthogonal()
+SHARED = 128  # size of the shared embedding of the class
+
+# Channels in units of `width`: of G's 4×4 map and of each level after it; and of each block of D, of which the first
+# ones halve the image.
+GEN_TABLE: dict[int, tuple[int, ...]] = {
+    8: (4, 4),
+    16: (4, 4, 4),
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
+DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {
+    8: ((4, 4, 4), 1),
+    16: ((4, 4, 4, 4), 2),
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+}
+
+
+class BigGANGenerator(nn.Module):
+    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides` (linear), or only the sample (tanh).
+
+    `deep` makes it BigGAN-deep's, with `depth` bottleneck blocks a level.
+    """
+
+    resolution: int
+    image_channels: int
+    sides: tuple[int, ...]
+    width: int = 96
+    max_width: int = 1 << 30
+    depth: int = 2
+    deep: bool = False
+    norm: str = "batch"
+    spectral: int = 1
+    classes: int = 0
+    attention: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
+    ) -> tuple[jax.Array, ...]:
+        """latents: [N, Z] float32, Z of at least one coordinate a level and one more; labels: [N] int32."""
+        features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
+        first, conditions = self._conditions(latents, labels, len(features) - 1)
+        x = Dense(BASE * BASE * features[0], self.spectral, init=ORTHOGONAL, dtype=self.dtype)(first)
+        x = x.reshape(x.shape[0], BASE, BASE, features[0])
+        several = len(self.sides) > 1
+        images = [self._conv(self.image_channels, 1)(x)] if several and BASE in self.sides else []
+        for channels, condition in zip(features[1:], conditions, strict=True):
+            if self.deep:
+                for i in range(self.depth):
+                    last = i == self.depth - 1
+                    x = self._deep_block(x, condition, channels if last else x.shape[-1], last, train)
+            else:
+                x = self._block(x, condition, channels, train)
+            if x.shape[1] == self.attention:
+                x = SelfAttention(self.spectral, init=ORTHOGONAL, dtype=self.dtype)(x)
+            if several and x.shape[1] in self.sides:
+                images.append(self._conv(self.image_channels, 1)(x))
+        if not several:
+            x = nn.relu(Norm("batch", train, self.axis_name, self.dtype)(x))
+            images.append(nn.tanh(self._conv(self.image_channels, 3)(x)))
+        return tuple(image.astype(jnp.float32) for image in images)
+
+    def _conditions(
+        self, latents: jax.Array, labels: jax.Array | None, blocks: int
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """What the dense layer and each level see: parts of z, with deep all of z, beside the class."""
+        z = latents.astype(self.dtype)
+        told = []
+        if self.classes:
+            assert labels is not None
+            # As in the authors' code the embedding is not spectrally normalised.
+            table = nn.Embed(self.classes, SHARED, embedding_init=ORTHOGONAL, dtype=self.dtype)
+            told = [table(labels)]
+        if self.deep:
+            whole = jnp.concatenate([z, *told], axis=-1)
+            return whole, [whole] * blocks
+        chunk = z.shape[-1] // (blocks + 1)
+        parts = [z[:, i * chunk : (i + 1) * chunk] for i in range(blocks + 1)]
+        return parts[0], [jnp.concatenate([*told, part], axis=-1) for part in parts[1:]]
+
+    def _conv(self, features: int, size: int) -> Conv:
+        return Conv(features, size, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+
+    def _act(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+        norm = ModulatedBatchNorm(train, self.spectral, ORTHOGONAL, self.axis_name, self.dtype)
+        return nn.relu(norm(x, condition))
+
+    def _block(self, x: jax.Array, condition: jax.Array, channels: int, train: bool) -> jax.Array:
+        """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2 and 1×1 (figure 15)."""
+        y = self._conv(channels, 3)(upsample(self._act(x, condition, train)))
+        y = self._conv(channels, 3)(self._act(y, condition, train))
+        return y + upsample(self._conv(channels, 1)(x))
+
+    def _deep_block(
+        self, x: jax.Array, condition: jax.Array, channels: int, up: bool, train: bool
+    ) -> jax.Array:
+        """1×1 to a quarter, 3×3, 3×3, 1×1 back, each after norm and ReLU; the shortcut drops channels (figure 16)."""
+        hidden = max(1, x.shape[-1] // 4)
+        y = self._conv(hidden, 1)(self._act(x, condition, train))
+        y = self._act(y, condition, train)
+        y = self._conv(hidden, 3)(upsample(y) if up else y)
+        y = self._conv(hidden, 3)(self._act(y, condition, train))
+        y = self._conv(channels, 1)(self._act(y, condition, train))
+        x = x[..., :channels]
+        return y + (upsample(x) if up else x)
+
+
+class BigGANDeepDiscriminator(nn.Module):
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+
+    resolution: int
+    width: int = 128
+    max_width: int = 1 << 30
+    depth: int = 2
+    norm: str = "none"
+    spectral: int = 1
+    classes: int = 0
+    auxiliary: bool = False
+    attention: int = 0
+    msg: str = "none"
+    minibatch_stddev: bool = False
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: [N, r, r, C·packing] each, float32; the sums over the last map are sown as `features`."""
+        dense = lambda features: Dense(features, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+        scales = by_side(images, self.msg, self.dtype)
+        table = [min(self.width * times, self.max_width) for times in reversed(GEN_TABLE[self.resolution])]
+        x = self._conv(table[0], 3)(images[-1].astype(self.dtype))
+        for channels in table[1:]:
+            for i in range(self.depth):
+                x = self._block(x, channels, halve=i == 0)
+                if i == 0 and x.shape[1] in scales:
+                    x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
+            if x.shape[1] == self.attention:
+                x = SelfAttention(self.spectral, init=ORTHOGONAL, dtype=self.dtype)(x)
+        x = minibatch_stddev(x) if self.minibatch_stddev else x
+        x = jnp.sum(nn.relu(x), axis=(1, 2))
+        self.sow("intermediates", "features", x)
+        return logits_of(self, x, labels, dense)
+
+    def _conv(self, features: int, size: int) -> Conv:
+        return Conv(features, size, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+
+    def _block(self, x: jax.Array, channels: int, *, halve: bool) -> jax.Array:
+        """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""
+        y = self._conv(max(1, channels // 4), 1)(nn.relu(x))
+        y = self._conv(max(1, channels // 4), 3)(nn.relu(y))
+        y = nn.relu(self._conv(max(1, channels // 4), 3)(nn.relu(y)))
+        y = self._conv(channels, 1)(downsample(y) if halve else y)
+        x = downsample(x) if halve else x
+        if x.shape[-1] < channels:
+            x = jnp.concatenate([x, self._conv(channels - x.shape[-1], 1)(x)], axis=-1)
+        return x[..., :channels] + y
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D of BigGAN for square images of 8 to 256 pixels."""
+    gen = BigGANGenerator(attention=spec.attention, **spec.images("gen"))
+    dis = ResNetDiscriminator(
+        attention=spec.attention, table=FrozenDict(DIS_TABLE), init=ORTHOGONAL, **spec.images("dis")
+    )
+    return gen, dis
+
+
+def deep_networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D of BigGAN-deep for square images of 8 to 256 pixels."""
+    gen = BigGANGenerator(deep=True, depth=spec.gen["depth"], attention=spec.attention, **spec.images("gen"))
+    dis = BigGANDeepDiscriminator(depth=spec.dis["depth"], attention=spec.attention, **spec.images("dis"))
+    return gen, dis
+
+
+FAMILY = Family(networks, tuple(GEN_TABLE), levels)
+DEEP_FAMILY = Family(deep_networks, tuple(GEN_TABLE), levels)

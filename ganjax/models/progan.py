@@ -1,0 +1,111 @@
+"""ProGAN's networks without growing, which with MSG are MSG-ProGAN, for 8 to 1024 pixels.
+
+Karras et al. 2018, table 2, and Karnewar & Wang 2019, section 3: equalised learning rate, pixel norm after each
+convolution of G, a leaky ReLU everywhere, RGB by linear 1×1 convolutions, and (with `dis.minibatch_stddev`) the
+standard deviation over the batch before the last convolutions of D, or in each of its blocks with MSG.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.nn.equalised import EqualConv, EqualDense
+from ganjax.nn.layers import Dtype, Norm, downsample, minibatch_stddev, pixel_norm, upsample
+
+ROOT2 = 2.0**0.5
+
+
+class ProGANGenerator(nn.Module):
+    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`, linear."""
+
+    resolution: int
+    image_channels: int
+    sides: tuple[int, ...]
+    width: int = 16
+    max_width: int = 512
+    norm: str = "pixel"
+    spectral: int = 0
+    classes: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
+    ) -> tuple[jax.Array, ...]:
+        """latents: [N, Z] float32. Images are in [-1, 1] by training, lowest resolution first."""
+        act = lambda y: Norm(self.norm, train, self.axis_name, self.dtype)(nn.leaky_relu(y, 0.2))
+        first = channels(self.resolution, BASE, self.width, self.max_width)
+        x = pixel_norm(with_labels(latents, labels, self.classes, self.dtype))
+        x = EqualDense(BASE * BASE * first, self.spectral, gain=ROOT2 / 4, dtype=self.dtype)(x)
+        x = act(x.reshape(x.shape[0], BASE, BASE, first))
+        images = []
+        for side in levels(self.resolution):
+            features = channels(self.resolution, side, self.width, self.max_width)
+            x = upsample(x) if side > BASE else x
+            for _ in range(2 if side > BASE else 1):
+                x = act(EqualConv(features, 3, self.spectral, gain=ROOT2, dtype=self.dtype)(x))
+            if side in self.sides:
+                images.append(EqualConv(self.image_channels, 1, self.spectral, dtype=self.dtype)(x))
+        return tuple(image.astype(jnp.float32) for image in images)
+
+
+class ProGANDiscriminator(nn.Module):
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+
+    resolution: int
+    width: int = 16
+    max_width: int = 512
+    norm: str = "none"
+    spectral: int = 0
+    classes: int = 0
+    auxiliary: bool = False
+    msg: str = "none"
+    minibatch_stddev: bool = True
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: [N, r, r, C·packing] each, float32. The last feature map is sown as `features`."""
+
+        def conv(x: jax.Array, features: int, size: int = 3) -> jax.Array:
+            y = EqualConv(features, size, self.spectral, gain=ROOT2, dtype=self.dtype)(x)
+            return nn.leaky_relu(y, 0.2)
+
+        def dense(features: int) -> EqualDense:
+            return EqualDense(features, self.spectral, dtype=self.dtype)
+
+        linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
+        scales = by_side(images, self.msg, self.dtype)
+        x = conv(images[-1].astype(self.dtype), self._channels(self.resolution), 1)
+        for side in reversed(levels(self.resolution)):
+            if side in scales:
+                x = join(self.msg, x, scales[side], linear)
+            if self.minibatch_stddev and (scales or side == BASE):
+                x = minibatch_stddev(x)
+            x = conv(x, self._channels(side))
+            if side > BASE:
+                x = downsample(conv(x, self._channels(side // 2)))
+        self.sow("intermediates", "features", x)
+        hidden = EqualDense(self._channels(BASE), self.spectral, gain=ROOT2, dtype=self.dtype)
+        x = nn.leaky_relu(hidden(x.reshape(x.shape[0], -1)), 0.2)
+        return logits_of(self, x, labels, dense)
+
+    def _channels(self, side: int) -> int:
+        return channels(self.resolution, side, self.width, self.max_width)
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D for square images of 8 to 1024 pixels."""
+    return ProGANGenerator(**spec.images("gen")), ProGANDiscriminator(**spec.images("dis"))
+
+
+FAMILY = Family(networks, levels(1024)[1:])

@@ -1,0 +1,268 @@
+"""StyleGAN2 (Karras et al. 2020), and with MSG its multi-scale form, for 8 to 1024 pixels.
+
+G maps z to a style w, and every convolution of a learned 4×4 constant is modulated and demodulated by w; images of
+each level are summed by a smooth upsampling (skip connections), and D is residual: configuration F of table 1. With
+MSG the running sums are G's images of the scales, and D joins them as in `ganjax.models.dcgan`.
+
+A sample is a function of (z, label) alone: its noise, and in training the second style of style mixing, are drawn from
+a key made of the bits of z, so they too belong to the image and not to the device or the batch.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.parts import by_side, join, logits_of
+from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
+from ganjax.nn.layers import Dtype, minibatch_stddev, pixel_norm
+
+ROOT2 = 2.0**0.5
+AVERAGE_DECAY = 0.995  # of the mean style, per update of G
+
+
+def latent_keys(latents: jax.Array) -> jax.Array:
+    """A random key for each latent vector [N, Z], made of the bits of its first two coordinates; [N]."""
+    bits = jax.lax.bitcast_convert_type(latents[:, :2].astype(jnp.float32), jnp.uint32)
+    fold = lambda b: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), b[0]), b[-1])
+    return jax.vmap(fold)(bits)
+
+
+def fold_each(keys: jax.Array, number: int) -> jax.Array:
+    """Each key [N] folded with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+class Mapping(nn.Module):
+    """z [N, Z] and labels → styles w [N, dim]: dense layers of normalised vectors."""
+
+    dim: int
+    layers: int
+    rate: float
+    classes: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, labels: jax.Array | None) -> jax.Array:
+        """latents: [N, Z]; labels: [N] int32 where there are classes."""
+        x = pixel_norm(latents.astype(self.dtype))
+        if self.classes:
+            assert labels is not None
+            init = nn.initializers.normal(1.0)
+            rows = nn.Embed(self.classes, x.shape[-1], embedding_init=init, dtype=self.dtype)(labels)
+            x = jnp.concatenate([x, pixel_norm(rows)], axis=-1)
+        for _ in range(self.layers):
+            x = EqualDense(self.dim, rate=self.rate, dtype=self.dtype)(x)
+            x = nn.leaky_relu(x, 0.2) * ROOT2
+        return x
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose input channels are scaled by a style, and with `demodulate` its outputs back to unit size.
+
+    Karras et al. 2020, equations 1 to 3, by scaling activations before and after one convolution for the whole batch:
+    the same as a kernel for each sample. `up` doubles the image.
+    """
+
+    features: int
+    size: int = 3
+    up: bool = False
+    demodulate: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+        """x: [N, H, W, I]; style: [N, dim]. Returns [N, H, W, features], or twice the sides."""
+        fan_in = self.size * self.size * x.shape[-1]
+        scales = EqualDense(x.shape[-1], bias=1.0, dtype=self.dtype)(style)
+        init = nn.initializers.normal(1.0)
+        kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        kernel = kernel / fan_in**0.5
+        x = x * scales[:, None, None, :]
+        y = (convolve_up if self.up else convolve)(x, kernel.astype(self.dtype))
+        if self.demodulate:
+            power = jnp.sum(jnp.square(kernel), axis=(0, 1))
+            lengths = jnp.square(scales.astype(jnp.float32)) @ power
+            y = y * jax.lax.rsqrt(lengths + 1e-8).astype(self.dtype)[:, None, None, :]
+        return y
+
+
+class StyledLayer(nn.Module):
+    """A modulated convolution, noise, bias and leaky ReLU."""
+
+    features: int
+    up: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array, keys: jax.Array) -> jax.Array:
+        """x: [N, H, W, I]; style: [N, dim]; keys: [N], of the noise."""
+        y = ModulatedConv(self.features, up=self.up, dtype=self.dtype)(x, style)
+        strength = self.param("noise", nn.initializers.zeros, (), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        draw = lambda key: jax.random.normal(key, (*y.shape[1:3], 1), jnp.float32)
+        y = y + (strength * jax.vmap(draw)(keys)).astype(self.dtype)
+        return nn.leaky_relu(y + bias.astype(self.dtype)[None, None, None, :], 0.2) * ROOT2
+
+
+class ToRGB(nn.Module):
+    """A modulated 1×1 convolution to an image, without demodulation."""
+
+    features: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+        """x: [N, H, W, I]; style: [N, dim]. Returns [N, H, W, features]."""
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        y = ModulatedConv(self.features, 1, demodulate=False, dtype=self.dtype)(x, style)
+        return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class StyleGAN2Generator(nn.Module):
+    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`, linear."""
+
+    resolution: int
+    image_channels: int
+    sides: tuple[int, ...]
+    width: int = 32
+    max_width: int = 512
+    style_dim: int = 512
+    mapping_layers: int = 8
+    mapping_rate: float = 0.01
+    style_mixing: float = 0.9
+    norm: str = "none"
+    spectral: int = 0
+    classes: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Styles of an image, two a level, and their size."""
+        return 2 * len(levels(self.resolution)), self.style_dim
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: jax.Array,
+        labels: jax.Array | None = None,
+        *,
+        train: bool,
+        truncation: float = 1.0,
+        style_offsets: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        """latents: [N, Z] float32, Z of at least 2; labels: [N] int32 where there are classes.
+
+        `truncation` below 1 moves styles towards their mean (ψ of Karras et al. 2019, appendix B);
+        `style_offsets`, [N, *style_shape], are added to the styles.
+        """
+        keys = latent_keys(latents)
+        styles = self._styles(latents, labels, keys, train)
+        if truncation != 1.0:
+            mean = self.get_variable("batch_stats", "mean_style").astype(self.dtype)
+            styles = mean + truncation * (styles - mean)
+        if style_offsets is not None:
+            styles = styles + style_offsets.astype(self.dtype)
+        return self._synthesis(styles, keys)
+
+    def _styles(
+        self, latents: jax.Array, labels: jax.Array | None, keys: jax.Array, train: bool
+    ) -> jax.Array:
+        """One style a layer, [N, *style_shape]; in training some images change to a second one half-way."""
+        layers, dim = self.style_shape
+        mapping = Mapping(dim, self.mapping_layers, self.mapping_rate, self.classes, self.dtype)
+        w = mapping(latents, labels)
+        mean = self.variable("batch_stats", "mean_style", jnp.zeros, (dim,), jnp.float32)
+        if train and self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            now = jnp.mean(jax.lax.stop_gradient(w).astype(jnp.float32), axis=0)
+            mean.value = AVERAGE_DECAY * mean.value + (1 - AVERAGE_DECAY) * now
+        styles = jnp.broadcast_to(w[:, None, :], (w.shape[0], layers, dim))
+        if train and self.style_mixing:
+            draw = lambda key: jax.random.normal(key, latents.shape[1:], jnp.float32)
+            other = mapping(jax.vmap(draw)(fold_each(keys, 1000)), labels)
+            mixed = jax.vmap(jax.random.uniform)(fold_each(keys, 1001)) < self.style_mixing
+            cut = jax.vmap(lambda key: jax.random.randint(key, (), 1, layers))(fold_each(keys, 1002))
+            second = mixed[:, None] & (jnp.arange(layers)[None, :] >= cut[:, None])
+            styles = jnp.where(second[:, :, None], other[:, None, :], styles)
+        return styles
+
+    def _synthesis(self, styles: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
+        """Styles → images; a level's RGB shares its style with the next level's first convolution."""
+        size = lambda side: channels(self.resolution, side, self.width, self.max_width)
+        constant = self.param("constant", nn.initializers.normal(1.0), (BASE, BASE, size(BASE)), jnp.float32)
+        x = jnp.broadcast_to(constant.astype(self.dtype)[None], (styles.shape[0], *constant.shape))
+        images, image, layer = [], None, 0
+        for side in levels(self.resolution):
+            for up in (True, False) if side > BASE else (False,):
+                x = StyledLayer(size(side), up, self.dtype)(x, styles[:, layer], fold_each(keys, layer))
+                layer += 1
+            rgb = ToRGB(self.image_channels, self.dtype)(x, styles[:, layer])
+            image = rgb if image is None else fir_up(image, SMOOTH) + rgb
+            if side in self.sides:
+                images.append(image.astype(jnp.float32))
+        return tuple(images)
+
+
+class StyleGAN2Discriminator(nn.Module):
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+
+    resolution: int
+    width: int = 32
+    max_width: int = 512
+    norm: str = "none"
+    spectral: int = 0
+    classes: int = 0
+    auxiliary: bool = False
+    msg: str = "none"
+    minibatch_stddev: bool = True
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: [N, r, r, C·packing] each, float32. The last hidden layer is sown as `features`."""
+
+        def conv(x: jax.Array, features: int, size: int = 3, *, down: bool = False) -> jax.Array:
+            y = EqualConv(features, size, self.spectral, down=down, dtype=self.dtype)(x)
+            return nn.leaky_relu(y, 0.2) * ROOT2
+
+        def dense(features: int) -> EqualDense:
+            return EqualDense(features, self.spectral, dtype=self.dtype)
+
+        linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
+        size = lambda side: channels(self.resolution, side, self.width, self.max_width)
+        scales = by_side(images, self.msg, self.dtype)
+        x = conv(images[-1].astype(self.dtype), size(self.resolution), 1)
+        for side in reversed(levels(self.resolution)):
+            if side in scales:
+                x = join(self.msg, x, scales[side], linear)
+            if self.minibatch_stddev and (scales or side == BASE):
+                x = minibatch_stddev(x)
+            y = conv(x, size(side))
+            if side > BASE:
+                y = conv(y, size(side // 2), down=True)
+                skip = EqualConv(
+                    size(side // 2), 1, self.spectral, use_bias=False, down=True, dtype=self.dtype
+                )
+                x = (y + skip(x)) / ROOT2
+            else:
+                x = y
+        x = nn.leaky_relu(dense(size(BASE))(x.reshape(x.shape[0], -1)), 0.2) * ROOT2
+        self.sow("intermediates", "features", x)
+        return logits_of(self, x, labels, dense)
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D for square images of 8 to 1024 pixels."""
+    names = ("style_dim", "mapping_layers", "mapping_rate", "style_mixing")
+    gen = StyleGAN2Generator(**{name: spec.gen[name] for name in names}, **spec.images("gen"))
+    return gen, StyleGAN2Discriminator(**spec.images("dis"))
+
+
+FAMILY = Family(networks, levels(1024)[1:], truncates=True)

@@ -32,6 +32,16 @@ class Rule:
     reason: str
 
 
+def _of_each(one: str, other: str, refused: Callable[[Any, Any], bool], reason: str) -> list[Rule]:
+    """The rule about two options of an optimiser, for G's and for D's."""
+
+    def rule(net: str) -> Rule:
+        keys = (f"{net}.optimizer.{one}", f"{net}.optimizer.{other}")
+        return Rule(keys, lambda c: refused(c[keys[0]], c[keys[1]]), reason)
+
+    return [rule("gen"), rule("dis")]
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         ("loss.label_smoothing", "loss.name"),
@@ -133,24 +143,13 @@ RULES: tuple[Rule, ...] = (
         lambda c: c["augment.final_p"] > 0 and c["dis.optimizer.schedule"] == "constant",
         "ADA's strength follows the schedule of D's learning rate, which is constant",
     ),
-    *(
-        Rule(
-            (f"{net}.optimizer.final_beta2", f"{net}.optimizer.schedule"),
-            lambda c, net=net: (
-                c[f"{net}.optimizer.final_beta2"] > 0 and c[f"{net}.optimizer.schedule"] == "constant"
-            ),
-            "beta2 follows the schedule of the learning rate, which is constant",
-        )
-        for net in ("gen", "dis")
+    *_of_each(
+        "final_beta2",
+        "schedule",
+        lambda beta2, schedule: beta2 > 0 and schedule == "constant",
+        "beta2 follows the schedule of the learning rate, which is constant",
     ),
-    *(
-        Rule(
-            (f"{net}.optimizer.final_beta2", f"{net}.optimizer.name"),
-            lambda c, net=net: c[f"{net}.optimizer.final_beta2"] > 0 and c[f"{net}.optimizer.name"] == "sgd",
-            "sgd has no beta2",
-        )
-        for net in ("gen", "dis")
-    ),
+    *_of_each("final_beta2", "name", lambda beta2, name: beta2 > 0 and name == "sgd", "sgd has no beta2"),
     Rule(
         ("model.conditional", "dis.packing"),
         lambda c: c["model.conditional"] and c["dis.packing"] > 1,

@@ -18,15 +18,8 @@ from ganjax.setup import Setup
 from ganjax.state import GanState, NetState, count_parameters
 from ganjax.step import Game, train_step
 
-LAYERS = (
-    nn.Dense,
-    nn.Conv,
-    EqualDense,
-    EqualConv,
-    ModulatedConv,
-    nn.BatchNorm,
-    nn.GroupNorm,
-)  # whose outputs count as activations
+# Layers whose outputs count as activations.
+LAYERS = (nn.Dense, nn.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
 
 

@@ -59,6 +59,11 @@ Term = Callable[[Round], Value]
 """A round → per-example values of any shape, averaged by the objective, and perhaps numbers to log by name."""
 
 
+def values_of(value: Value) -> jax.Array:
+    """A term's values without the numbers to log."""
+    return value[0] if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Objective:
     """A weighted sum of terms.

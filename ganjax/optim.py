@@ -82,41 +82,39 @@ def make_chain(
     return inject(learning_rate=1.0, beta2=beta2)
 
 
-def make_progress(options: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
+def make_progress(
+    kind: str, *, steps: int, warmup_steps: int = 0, end: float = 1.0
+) -> Callable[[jax.Array], jax.Array]:
     """How far a schedule has come, 0 to 1: stays 0 for constant, else linear or half a cosine after the warm-up.
 
     Args:
-      options: with `schedule`, `warmup_steps` and `schedule_end`, the share of `steps` at which it reaches 1.
+      kind: constant, linear or cosine.
       steps: of the run.
+      warmup_steps: before it starts.
+      end: share of `steps` at which it reaches 1.
     """
-    warmup, end = options.warmup_steps, options.schedule_end * steps
+    length = max(end * steps - warmup_steps, 1.0)
 
     def progress(step: jax.Array) -> jax.Array:
-        done = jnp.clip((step.astype(jnp.float32) - warmup) / max(end - warmup, 1.0), 0.0, 1.0)
-        if options.schedule == "constant":
+        done = jnp.clip((step.astype(jnp.float32) - warmup_steps) / length, 0.0, 1.0)
+        if kind == "constant":
             return jnp.zeros_like(done)
-        return done if options.schedule == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * done))
+        return done if kind == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * done))
 
     return progress
 
 
-def make_schedule(options: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Factor on the peak rate: linear warm-up, then from 1 to `options.final_scale` (see `make_progress`).
+def make_schedule(
+    kind: str, *, steps: int, warmup_steps: int, final_scale: float, end: float = 1.0
+) -> Callable[[jax.Array], jax.Array]:
+    """Factor on the peak rate: linear warm-up, then from 1 to `final_scale` as `make_progress` says.
 
     The first warm-up step already moves: 1/warmup.
     """
-    progress, warmup, final = make_progress(options, steps), options.warmup_steps, options.final_scale
+    progress = make_progress(kind, steps=steps, warmup_steps=warmup_steps, end=end)
 
     def schedule(step: jax.Array) -> jax.Array:
-        warm = jnp.minimum((step.astype(jnp.float32) + 1.0) / max(warmup, 1), 1.0)
-        return warm * (1.0 + (final - 1.0) * progress(step))
+        warm = jnp.minimum((step.astype(jnp.float32) + 1.0) / max(warmup_steps, 1), 1.0)
+        return warm * (1.0 + (final_scale - 1.0) * progress(step))
 
     return schedule
-
-
-def make_beta2(options: Any, steps: int) -> Callable[[jax.Array], jax.Array] | None:
-    """β₂ from `beta2` to `final_beta2` as the learning rate goes to its end; None where it stays (Huang et al. 2024)."""
-    if not options.final_beta2:
-        return None
-    progress, start = make_progress(options, steps), options.beta2
-    return lambda step: start + (options.final_beta2 - start) * progress(step)

@@ -114,9 +114,11 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
     Option(
-        "data.name", "digits", "data set: digits, fashion_mnist, ring, grid, stacked_digits or TFDS's name"
+        "data.name",
+        "digits",
+        "data set: digits, fashion_mnist, ring, grid, stacked_digits, folder or TFDS's name",
     ),
-    Option("data.path", "", "folder of prepared TFDS data; empty is TFDS's default"),
+    Option("data.path", "", "folder of pictures (folder), or of prepared TFDS data; empty is TFDS's default"),
     Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
     Option("data.split", "train", "split to train on"),
     Option(

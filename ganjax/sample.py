@@ -215,8 +215,10 @@ def sample(
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:
         file = io.BytesIO()
-        arrays = {"samples": run.sampler(run.variables, n)[-1]}
-        labels = run.sampler.labels(n)
-        np.savez_compressed(file, **(arrays if labels is None else {**arrays, "labels": labels}))
+        samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
+        if labels is None:
+            np.savez_compressed(file, samples=samples)
+        else:
+            np.savez_compressed(file, samples=samples, labels=labels)
         write_atomically(out, file.getvalue(), "samples")
     return f"{n} samples of step {run.step} ({weights} weights) are in {out}"

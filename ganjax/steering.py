@@ -26,6 +26,17 @@ def _policy(config: ConfigDict) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
 
 
+def progress_of(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array]:
+    """step → how far the schedule of the learning rate of `gen` or `dis` has come, 0 to 1."""
+    options = config[net].optimizer
+    return make_progress(
+        options.schedule,
+        steps=config.train.steps,
+        warmup_steps=options.warmup_steps,
+        end=options.schedule_end,
+    )
+
+
 def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
     """The control values that the config's techniques need, at their start."""
     start: dict[str, float] = {}
@@ -70,7 +81,7 @@ def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, ja
     ada = "ada" in _policy(config)
     images = config.train.batch_size * config.train.dis_steps
     planned = config.augment.final_p
-    progress = make_progress(config.dis.optimizer, config.train.steps)
+    progress = progress_of(config, "dis")
 
     def steer(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
         control = dict(state.control)

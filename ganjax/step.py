@@ -263,7 +263,7 @@ def judge(
     move: bool,
     see: bool = False,
 ) -> tuple[list[tuple[jax.Array, Tree]], Tree]:
-    """Logits of D, and with `see` what it sows, for each batch, in one pass where D allows it, and D's statistics after it.
+    """Logits of D, and with `see` what it sows, for each batch, in one pass where D allows it; and D's new statistics.
 
     `labels` are those of each batch: a fake is made for the class of the real in its place.
     """

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from ganjax.augment import diff_augment
 from ganjax.losses import LOSSES, flip_labels, scaled
-from ganjax.objective import Objective, Round, Term, Value
-from ganjax.optim import make_progress
+from ganjax.objective import Objective, Round, Term, Value, values_of
 from ganjax.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
+from ganjax.steering import progress_of
 from ganjax.step import purpose_keys
 
 
@@ -99,8 +99,8 @@ def _falling(config: ConfigDict, term: Term) -> Term:
     final = config.penalty.final_scale
     if final == 1.0:
         return term
-    progress = make_progress(config.dis.optimizer, config.train.steps)
-    return lambda r: term(r) * (1.0 + (final - 1.0) * progress(r.step))
+    progress = progress_of(config, "dis")
+    return lambda r: values_of(term(r)) * (1.0 + (final - 1.0) * progress(r.step))
 
 
 def _class_loss(r: Round, *, reals: bool) -> jax.Array:
@@ -149,7 +149,9 @@ def _lazily(term: Term, every: int) -> Term:
 
     def lazy(r: Round) -> jax.Array:
         due = r.step % every == 0
-        return jax.lax.cond(due, lambda: jnp.mean(term(r)) * every, lambda: jnp.zeros((), jnp.float32))
+        return jax.lax.cond(
+            due, lambda: jnp.mean(values_of(term(r))) * every, lambda: jnp.zeros((), jnp.float32)
+        )
 
     return lazy
 

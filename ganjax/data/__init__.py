@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ganjax.data import digits, fashion_mnist, mixtures, tfds_source
+from ganjax.data import digits, fashion_mnist, folder, mixtures, tfds_source
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
 from ganjax.data.order import shuffled_indices
@@ -26,6 +26,7 @@ __all__ = [
 DATASETS: dict[str, Callable[[Request], Dataset]] = {
     "digits": digits.digits,
     "fashion_mnist": fashion_mnist.fashion_mnist,
+    "folder": folder.pictures,
     "grid": mixtures.grid,
     "ring": mixtures.ring,
     "stacked_digits": digits.stacked_digits,
@@ -47,7 +48,7 @@ def load(
 
     Args:
         name: one of `DATASETS`, or `NAME[/CONFIG][:VERSION]` of tensorflow-datasets.
-        path: the TFDS data_dir; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. Other sources ignore it.
+        path: of `folder` the pictures; of TFDS its data_dir, default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         manual_dir: a folder with files that were downloaded by hand, for TFDS datasets.
         split: as the source names them; all have `train`.
         resolution: height and width in pixels, 0 for the data's own; `fit_images` has the rule.

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from ganjax.data.dataset import Dataset
+from ganjax.data.dataset import Dataset, Request, check_split, fit_images
 from ganjax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def pictures(request: Request) -> Dataset:
+    """The pictures in `data.path` as training data, fitted to `data.resolution`.
+
+    Raises:
+        UserError: no path, another split than train, or what `image_folder` and `fit_images` raise.
+    """
+    check_split(request, ("train",))
+    if not request.path:
+        raise UserError("data.name='folder' needs --config.data.path, a folder with pictures.")
+    dataset = image_folder(Path(request.path))
+    return dataclasses.replace(dataset, images=fit_images(dataset.images, request.resolution))
 
 
 def image_folder(path: Path) -> Dataset:

@@ -69,7 +69,7 @@ class BigGANGenerator(nn.Module):
         """latents: [N, Z] float32, Z of at least one coordinate a level and one more; labels: [N] int32."""
         features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
         first, conditions = self._conditions(latents, labels, len(features) - 1)
-        x = Dense(BASE * BASE * features[0], self.spectral, init=ORTHOGONAL, dtype=self.dtype)(first)
+        x = Dense(BASE * BASE * features[0], self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(first)
         x = x.reshape(x.shape[0], BASE, BASE, features[0])
         several = len(self.sides) > 1
         images = [self._conv(self.image_channels, 1)(x)] if several and BASE in self.sides else []
@@ -81,7 +81,7 @@ class BigGANGenerator(nn.Module):
             else:
                 x = self._block(x, condition, channels, train)
             if x.shape[1] == self.attention:
-                x = SelfAttention(self.spectral, init=ORTHOGONAL, dtype=self.dtype)(x)
+                x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
             if several and x.shape[1] in self.sides:
                 images.append(self._conv(self.image_channels, 1)(x))
         if not several:
@@ -108,7 +108,7 @@ class BigGANGenerator(nn.Module):
         return parts[0], [jnp.concatenate([*told, part], axis=-1) for part in parts[1:]]
 
     def _conv(self, features: int, size: int) -> Conv:
-        return Conv(features, size, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+        return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
 
     def _act(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         norm = ModulatedBatchNorm(train, self.spectral, ORTHOGONAL, self.axis_name, self.dtype)
@@ -157,7 +157,7 @@ class BigGANDeepDiscriminator(nn.Module):
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
         """images: [N, r, r, C·packing] each, float32; the sums over the last map are sown as `features`."""
-        dense = lambda features: Dense(features, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+        dense = lambda features: Dense(features, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
         table = [min(self.width * times, self.max_width) for times in reversed(GEN_TABLE[self.resolution])]
         x = self._conv(table[0], 3)(images[-1].astype(self.dtype))
@@ -167,14 +167,14 @@ class BigGANDeepDiscriminator(nn.Module):
                 if i == 0 and x.shape[1] in scales:
                     x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
             if x.shape[1] == self.attention:
-                x = SelfAttention(self.spectral, init=ORTHOGONAL, dtype=self.dtype)(x)
+                x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
         x = minibatch_stddev(x) if self.minibatch_stddev else x
         x = jnp.sum(nn.relu(x), axis=(1, 2))
         self.sow("intermediates", "features", x)
         return logits_of(self, x, labels, dense)
 
     def _conv(self, features: int, size: int) -> Conv:
-        return Conv(features, size, self.spectral, init=ORTHOGONAL, dtype=self.dtype)
+        return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
 
     def _block(self, x: jax.Array, channels: int, *, halve: bool) -> jax.Array:
         """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""
@@ -192,7 +192,7 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D of BigGAN for square images of 8 to 256 pixels."""
     gen = BigGANGenerator(attention=spec.attention, **spec.images("gen"))
     dis = ResNetDiscriminator(
-        attention=spec.attention, table=FrozenDict(DIS_TABLE), init=ORTHOGONAL, **spec.images("dis")
+        attention=spec.attention, table=FrozenDict(DIS_TABLE), kernel_init=ORTHOGONAL, **spec.images("dis")
     )
     return gen, dis
 

@@ -57,7 +57,13 @@ class Block(nn.Module):
         def conv(features: int, size: int, gain: float, groups: int = 1) -> Conv:
             init = scaled_normal(gain)
             return Conv(
-                features, size, self.spectral, use_bias=False, init=init, groups=groups, dtype=self.dtype
+                features,
+                size,
+                self.spectral,
+                use_bias=False,
+                kernel_init=init,
+                groups=groups,
+                dtype=self.dtype,
             )
 
         y = Activation(self.dtype)(conv(inner, 1, gain)(x))
@@ -89,12 +95,14 @@ class R3GANGenerator(nn.Module):
 
         def linear(features: int) -> Conv:
             init = scaled_normal(1.0)
-            return Conv(features, 1, self.spectral, use_bias=False, init=init, dtype=self.dtype)
+            return Conv(features, 1, self.spectral, use_bias=False, kernel_init=init, dtype=self.dtype)
 
         size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         blocks = self.depth * len(levels(self.resolution))
         z = with_labels(latents, labels, self.classes, self.dtype)
-        first = Dense(size(BASE), self.spectral, use_bias=False, init=scaled_normal(1.0), dtype=self.dtype)
+        first = Dense(
+            size(BASE), self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype
+        )
         basis = self.param("basis", nn.initializers.normal(1.0), (BASE, BASE, size(BASE)), jnp.float32)
         x = basis.astype(self.dtype)[None] * first(z)[:, None, None, :]
         images = []
@@ -133,10 +141,12 @@ class R3GANDiscriminator(nn.Module):
 
         def linear(features: int) -> Conv:
             init = scaled_normal(1.0)
-            return Conv(features, 1, self.spectral, use_bias=False, init=init, dtype=self.dtype)
+            return Conv(features, 1, self.spectral, use_bias=False, kernel_init=init, dtype=self.dtype)
 
         def dense(features: int) -> Dense:
-            return Dense(features, self.spectral, use_bias=False, init=scaled_normal(1.0), dtype=self.dtype)
+            return Dense(
+                features, self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype
+            )
 
         size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         blocks = self.depth * len(levels(self.resolution))

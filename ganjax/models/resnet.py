@@ -120,7 +120,7 @@ class ResNetDiscriminator(nn.Module):
     table: Mapping[int, tuple[tuple[int, ...], int]] = FrozenDict(DIS_TABLE)
     norm: str = "none"
     spectral: int = 1
-    init: Init = DEFAULT_INIT
+    kernel_init: Init = DEFAULT_INIT
     classes: int = 0
     auxiliary: bool = False
     attention: int = 0
@@ -156,11 +156,13 @@ class ResNetDiscriminator(nn.Module):
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         x = jnp.sum(x, axis=(1, 2))
         self.sow("intermediates", "features", x)
-        dense = lambda features: Dense(features, self.spectral, init=self.init, dtype=self.dtype)
+        dense = lambda features: Dense(
+            features, self.spectral, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         return logits_of(self, x, labels, dense)
 
     def _conv(self, features: int, size: int) -> Conv:
-        return Conv(features, size, self.spectral, init=self.init, dtype=self.dtype)
+        return Conv(features, size, self.spectral, kernel_init=self.kernel_init, dtype=self.dtype)
 
     def _block(self, x: jax.Array, channels: int, train: bool, *, halve: bool, first: bool) -> jax.Array:
         """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""

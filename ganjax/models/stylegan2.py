@@ -10,6 +10,8 @@ a key made of the bits of z, so they too belong to the image and not to the devi
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -162,7 +164,7 @@ class StyleGAN2Generator(nn.Module):
         keys = latent_keys(latents)
         styles = self._styles(latents, labels, keys, train)
         if truncation != 1.0:
-            mean = self.get_variable("batch_stats", "mean_style").astype(self.dtype)
+            mean: jax.Array = self.get_variable("batch_stats", "mean_style").astype(self.dtype)
             styles = mean + truncation * (styles - mean)
         if style_offsets is not None:
             styles = styles + style_offsets.astype(self.dtype)
@@ -175,7 +177,7 @@ class StyleGAN2Generator(nn.Module):
         layers, dim = self.style_shape
         mapping = Mapping(dim, self.mapping_layers, self.mapping_rate, self.classes, self.dtype)
         w = mapping(latents, labels)
-        mean = self.variable("batch_stats", "mean_style", jnp.zeros, (dim,), jnp.float32)
+        mean: Any = self.variable("batch_stats", "mean_style", jnp.zeros, (dim,), jnp.float32)
         if train and self.is_mutable_collection("batch_stats") and not self.is_initializing():
             now = jnp.mean(jax.lax.stop_gradient(w).astype(jnp.float32), axis=0)
             mean.value = AVERAGE_DECAY * mean.value + (1 - AVERAGE_DECAY) * now

@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
     """
 
     spectral: int = 0
-    init: Init = DEFAULT_INIT
+    kernel_init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -66,7 +66,13 @@ class SelfAttention(nn.Module):
 
         def conv(features: int, name: str) -> Conv:
             return Conv(
-                features, 1, self.spectral, use_bias=False, init=self.init, dtype=self.dtype, name=name
+                features,
+                1,
+                self.spectral,
+                use_bias=False,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=name,
             )
 
         def pooled(y: jax.Array) -> jax.Array:
@@ -90,7 +96,7 @@ class ModulatedBatchNorm(nn.Module):
 
     train: bool
     spectral: int = 0
-    init: Init = DEFAULT_INIT
+    kernel_init: Init = DEFAULT_INIT
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -101,7 +107,7 @@ class ModulatedBatchNorm(nn.Module):
         axis_name = None if self.is_initializing() else self.axis_name
         x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
         dense = lambda name: Dense(
-            features, self.spectral, use_bias=False, init=self.init, dtype=self.dtype, name=name
+            features, self.spectral, use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name=name
         )
         scale, bias = dense("scale")(condition), dense("bias")(condition)
         return x * (1 + scale[:, None, None, :]) + bias[:, None, None, :]

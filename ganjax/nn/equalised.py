@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ganjax.nn.layers import Dtype
 from ganjax.nn.spectral import SpectralNorm
@@ -119,8 +118,7 @@ def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
     features = kernel.shape[-1]
     # Phase 0 of a line of pixels is k₁xᵢ, phase 1 is k₀xᵢ + k₂xᵢ₊₁; taps[phase, place in the window, k].
-    taps = np.array([[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 1]]], np.float32)
-    taps = jnp.asarray(taps, kernel.dtype)
+    taps = jnp.asarray([[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 1]]], kernel.dtype)
     phases = jnp.einsum("pak,qbl,klio->abipqo", taps, taps, kernel).reshape(2, 2, c, 4 * features)
     y = convolve(x, phases, [(0, 1), (0, 1)]).reshape(n, h, w, 2, 2, features)
     y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, features)
@@ -131,8 +129,11 @@ def _smooth(x: jax.Array, axis: int, pad: tuple[int, int]) -> jax.Array:
     """SMOOTH over its sum along one axis, with zeros around."""
     size = x.shape[axis]
     padded = jnp.pad(x, [pad if i == axis else (0, 0) for i in range(x.ndim)])
-    parts = [jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(4)]
-    return sum(tap / sum(SMOOTH) * part for tap, part in zip(SMOOTH, parts, strict=True))
+    terms = [
+        tap / sum(SMOOTH) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+        for k, tap in enumerate(SMOOTH)
+    ]
+    return sum(terms[1:], terms[0])
 
 
 def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:

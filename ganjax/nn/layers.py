@@ -25,13 +25,15 @@ class Dense(nn.Module):
     features: int
     spectral: int = 0
     use_bias: bool = True
-    init: Init = DEFAULT_INIT
+    kernel_init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, I]."""
-        layer = nn.Dense(self.features, use_bias=self.use_bias, kernel_init=self.init, dtype=self.dtype)
+        layer = nn.Dense(
+            self.features, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
 
@@ -43,21 +45,71 @@ class Conv(nn.Module):
     spectral: int = 0
     use_bias: bool = True
     groups: int = 1
-    init: Init = DEFAULT_INIT
+    kernel_init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, H, W, I]."""
-        layer = nn.Conv(
-            self.features,
-            (self.size, self.size),
-            use_bias=self.use_bias,
-            feature_group_count=self.groups,
-            kernel_init=self.init,
-            dtype=self.dtype,
-        )
+        layer: nn.Module
+        if self.groups > 1:
+            assert not self.use_bias
+            layer = GroupedConv(self.features, self.size, self.groups, self.kernel_init, self.dtype)
+        else:
+            layer = nn.Conv(
+                self.features,
+                (self.size, self.size),
+                use_bias=self.use_bias,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+            )
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
+
+
+class GroupedConv(nn.Module):
+    """A square convolution whose channels are in `groups` of their own, without a bias; stride 1, same size."""
+
+    features: int
+    size: int
+    groups: int
+    kernel_init: Init
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [N, H, W, I]."""
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        # XLA's grouped convolutions and their gradients are many times slower on CPU than matrix products.
+        return jax.lax.platform_dependent(
+            x.astype(self.dtype),
+            kernel,
+            cpu=lambda x, kernel: _grouped_products(x, kernel, self.groups),
+            default=lambda x, kernel: _grouped_convolution(x, kernel, self.groups),
+        )
+
+
+def _grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _grouped_products(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    """The same as a matrix product for each group, over the neighbours of each pixel."""
+    n, h, w, c = x.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    before = (size - 1) // 2
+    padded = jnp.pad(x, ((0, 0), (before, size - 1 - before), (before, size - 1 - before), (0, 0)))
+    shifts = [padded[:, i : i + h, j : j + w] for i in range(size) for j in range(size)]
+    patches = jnp.stack(shifts, axis=3).reshape(n, h, w, size * size, groups, c // groups)
+    kernel = kernel.reshape(size * size, c // groups, groups, features // groups)
+    return jnp.einsum("nhwkgi,kigo->nhwgo", patches, kernel).reshape(n, h, w, features)
 
 
 class Norm(nn.Module):

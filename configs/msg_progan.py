@@ -51,7 +51,7 @@ def get_config(arg: str = ""):
         config.data.flip = False
         config.model.latent_dim = 64
         for net in (config.gen, config.dis):
-            net.width = 16
+            net.width = 8
             net.max_width = 64
             net.optimizer.name = "adam"
             net.optimizer.learning_rate = 2e-3
@@ -60,7 +60,7 @@ def get_config(arg: str = ""):
         config.penalty.weight = 1.0
         config.penalty.every = 8
         config.penalty.drift = 0.0
-        config.train.steps = 1500
+        config.train.steps = 1800
         config.ema.half_life_kimg = 5.0
         config.log.every_steps = 50
     return config

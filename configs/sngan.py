@@ -46,8 +46,8 @@ def get_config(arg: str = ""):
         config.data.resolution = 0
         config.gen.width = 48
         config.dis.width = 48
-        for net in (config.gen, config.dis):
-            net.optimizer.learning_rate = 5e-4
+        config.gen.optimizer.learning_rate = 5e-4
+        config.dis.optimizer.learning_rate = 1e-3
         config.train.dis_steps = 1
         config.train.steps = 1500
         config.log.every_steps = 50

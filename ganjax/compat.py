@@ -99,7 +99,7 @@ RULES: tuple[Rule, ...] = (
         "self-attention is for " + ", ".join(ATTENTIVE) + "; the other families have none",
     ),
     Rule(
-        ("model.name", "gen.norm"),
+        ("gen.norm", "model.name"),
         lambda c: c["gen.norm"] != OWN_NORM.get(c["model.name"], c["gen.norm"]),
         "these networks are made for one normalisation: batch for biggan and biggan_deep, none for stylegan2 and r3gan",
     ),

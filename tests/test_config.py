@@ -26,12 +26,33 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("loss.label_smoothing", "loss.name"): {"loss.label_smoothing": 0.1, "loss.name": "hinge"},
     ("dis.norm", "penalty.name"): {"dis.norm": "batch", "penalty.name": "r1"},
     ("dis.norm", "dis.packing"): {"dis.norm": "batch", "dis.packing": 2},
-    ("model.name", "model.conditional"): {"model.name": "dcgan", "model.conditional": True},
     ("model.name", "model.attention"): {"model.name": "dcgan", "model.attention": 16},
     ("model.conditional", "dis.packing"): {
         "model.name": "resnet",
         "model.conditional": True,
         "dis.packing": 2,
+    },
+    ("gen.norm", "model.name"): {"model.name": "r3gan", "gen.norm": "batch"},
+    ("model.name", "dis.norm"): {"model.name": "progan", "dis.norm": "group"},
+    ("model.name", "gen.spectral_norm"): {
+        "model.name": "stylegan2",
+        "gen.norm": "none",
+        "gen.spectral_norm": True,
+    },
+    ("model.msg_scales", "model.msg"): {"model.msg_scales": "coarse"},
+    ("loss.path_length", "model.name"): {"loss.path_length": 1.0},
+    ("loss.auxiliary_classifier", "model.conditional"): {"loss.auxiliary_classifier": 1.0},
+    ("penalty.final_scale", "dis.optimizer.schedule"): {"penalty.final_scale": 0.1},
+    ("augment.final_p", "augment.policy"): {"augment.final_p": 0.3, "dis.optimizer.schedule": "cosine"},
+    ("augment.final_p", "dis.optimizer.schedule"): {"augment.final_p": 0.3, "augment.policy": "ada"},
+    **{
+        (f"{net}.optimizer.final_beta2", f"{net}.optimizer.{other}"): {
+            f"{net}.optimizer.final_beta2": 0.99,
+            f"{net}.optimizer.schedule": "constant" if other == "schedule" else "cosine",
+            f"{net}.optimizer.name": "sgd" if other == "name" else "adam",
+        }
+        for net in ("gen", "dis")
+        for other in ("schedule", "name")
     },
     ("penalty.clip_weights", "dis.spectral_norm"): {"penalty.clip_weights": 0.01, "dis.spectral_norm": True},
     ("train.batch_size", "train.accumulate"): {"train.batch_size": 64, "train.accumulate": 3},

@@ -1,4 +1,4 @@
-"""Every network family keeps the contract: shapes, tuple of scales, gradients everywhere, precision."""
+"""Every network family keeps the contract: shapes, tuple of scales, labels, gradients everywhere, precision."""
 
 from __future__ import annotations
 
@@ -8,31 +8,87 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import run_steps, small_config
 
-from ganjax.data.images import pyramid
-from ganjax.models.dcgan import DCGANDiscriminator, DCGANGenerator, channels, levels
-from ganjax.models.mlp import MLPDiscriminator, MLPGenerator
+import ganjax.parallel
+from ganjax import config as configs
+from ganjax.compat import OWN_NORM
+from ganjax.data import Dataset
+from ganjax.errors import UserError
+from ganjax.factory import at_sides, image_sides, make_latents, make_networks
+from ganjax.models import MODELS
+from ganjax.models.family import channels, levels
 from ganjax.nn.layers import MinibatchDiscrimination, minibatch_stddev, pixel_norm
 
 PHI = ("none", "simple", "lin_cat", "cat_lin")
+FAMILIES = [name for name in MODELS if name != "mlp"]
+ALL = [
+    (name, resolution, msg, classes)
+    for name in FAMILIES
+    for resolution in MODELS[name].resolutions
+    for msg in ("none", "cat_lin")
+    for classes in (0, 5)
+]
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def dcgan(resolution, msg="simple", width=4, **options):
-    gen_options = {k: v for k, v in options.items() if k in ("depth", "dtype", "norm")}
-    gen = DCGANGenerator(resolution, 3, width=width, max_width=16, msg=msg != "none", **gen_options)
-    options.pop("norm", None)
-    dis = DCGANDiscriminator(resolution, width=width, max_width=16, msg=msg, **options)
-    return gen, dis
+def config_of(name, msg="none", **options):
+    """Narrow networks of a family."""
+    config = configs.default_config()
+    settings = {
+        "model.name": name,
+        "model.msg": msg,
+        "model.latent_dim": 16,
+        "gen.norm": OWN_NORM.get(name, "pixel" if name == "progan" else "batch"),
+        "gen.style_dim": 8,
+        "gen.mapping_layers": 2,
+        "dis.minibatch_stddev": True,
+        **{
+            f"{net}.{key}": value
+            for net in ("gen", "dis")
+            for key, value in (("width", 8), ("max_width", 16))
+        },
+        **{key.replace("__", "."): value for key, value in options.items()},
+    }
+    for key, value in settings.items():
+        configs.set_option(config, key, value)
+    configs.check(config)
+    return config
 
 
-def initialise(gen, dis, scales, resolution, batch=4):
-    latents = jax.random.normal(jax.random.key(0), (batch, 8))
-    images = pyramid(jnp.zeros((batch, resolution, resolution, 3)), scales)
-    return (
-        latents,
-        gen.init(jax.random.key(1), latents, train=True),
-        dis.init(jax.random.key(2), images, train=True),
-    )
+def data_of(resolution, classes=0, n=1):
+    labels = np.arange(n, dtype=np.int32) % max(classes, 1)
+    images = np.broadcast_to(np.zeros((), np.uint8), (n, resolution, resolution, 3))
+    return Dataset("digits", images, labels if classes else None, classes)
+
+
+def pair(name, resolution, msg="none", classes=0, **options):
+    """The config, G and D of a family, and the sides of G's images."""
+    config = config_of(name, msg, model__conditional=classes > 0, **options)
+    data = data_of(resolution, classes)
+    return config, *make_networks(config, data, None), image_sides(config, data)
+
+
+def inputs_of(config, sides, batch=4, classes=0):
+    latents = jax.random.normal(jax.random.key(0), (batch, config.model.latent_dim))
+    images = at_sides(jax.random.normal(jax.random.key(3), (batch, sides[-1], sides[-1], 3)), sides)
+    return latents, images, jnp.arange(batch) % max(classes, 1)
+
+
+def initialise(gen, dis, latents, images, labels):
+    def init(key):
+        dis_vars = dis.init(jax.random.fold_in(key, 1), images, labels, train=True)
+        dis_vars.pop("intermediates", None)
+        return gen.init(key, latents, labels, train=True), dis_vars
+
+    return jax.jit(init, compiler_options=QUICK)(jax.random.key(1))
+
+
+def awake(variables):
+    """What starts at zero (attention's γ, last convolutions, noise) moved away, since it hides what is before it."""
+    keys = iter(jax.random.split(jax.random.key(9), 10_000))
+    move = lambda x: x if jnp.any(x != 0) else 0.1 + 0.3 * jax.random.normal(next(keys), x.shape)
+    return {**variables, "params": jax.tree.map(move, variables["params"])}
 
 
 def test_levels_and_channels():
@@ -42,67 +98,161 @@ def test_levels_and_channels():
     assert channels(128, 4, 64, 512) == 512
 
 
-@pytest.mark.parametrize(("resolution", "msg"), list(itertools.product((8, 16, 32, 64, 128), PHI)))
-def test_shapes_of_every_scale(resolution, msg):
-    scales = len(levels(resolution)) if msg != "none" else 1
-    gen, dis = dcgan(resolution, msg, minibatch_stddev=True)
-    latents = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+@pytest.mark.parametrize(("name", "resolution", "msg", "classes"), ALL)
+def test_shapes_of_every_scale(name, resolution, msg, classes):
+    config, gen, dis, sides = pair(name, resolution, msg, classes)
+    latents = jax.ShapeDtypeStruct((4, config.model.latent_dim), jnp.float32)
+    labels = jax.ShapeDtypeStruct((4,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    images, _ = jax.eval_shape(lambda k, z: gen.init_with_output(k, z, train=True), key, latents)
-    sides = levels(resolution)[-scales:]
-    assert [image.shape for image in images] == [(4, side, side, 3) for side in sides]
-    logits, _ = jax.eval_shape(lambda k, x: dis.init_with_output(k, x, train=True), key, images)
+    init = lambda net: lambda k, x, y: net.init_with_output(k, x, y, train=True)
+    images, gen_vars = jax.eval_shape(init(gen), key, latents, labels)
+    logits, dis_vars = jax.eval_shape(init(dis), key, images, labels)
+    assert sides[-1] == resolution and len(sides) == (1 if msg == "none" else len(sides))
+    assert len(sides) == 1 or sides == tuple(sides[0] << i for i in range(len(sides)))
+    assert [(image.shape, image.dtype) for image in images] == [((4, s, s, 3), jnp.float32) for s in sides]
     assert (logits.shape, logits.dtype) == ((4,), jnp.float32)
+    # The coarsest map of both is at most 6 pixels, so that D's last features see, and z reaches, the whole image.
+    assert sides[0] <= 6 or msg == "none"
+    tables = [p for p in jax.tree_util.tree_leaves_with_path((gen_vars, dis_vars)) if p[1].shape[:1] == (5,)]
+    assert bool(tables) == bool(classes)
 
 
-@pytest.mark.parametrize("msg", PHI)
-@pytest.mark.parametrize("norm", ["batch", "group", "pixel", "none"])
-def test_gradient_reaches_every_parameter_and_scale(msg, norm):
-    scales = 2 if msg != "none" else 1
-    gen, dis = dcgan(8, msg, norm=norm, minibatch_stddev=True, depth=2)
-    latents, gen_vars, dis_vars = initialise(gen, dis, scales, 8)
-    stats = {k: v for k, v in gen_vars.items() if k != "params"}
+SCALES = [(name, "none", 0) for name in FAMILIES] + [(name, "cat_lin", 3) for name in FAMILIES]
+SCALES += [
+    ("dcgan", "simple", 0),
+    ("progan", "lin_cat", 3),
+    ("stylegan2", "simple", 0),
+    ("r3gan", "lin_cat", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "msg", "classes"), SCALES)
+def test_gradient_reaches_every_parameter_and_scale(name, msg, classes):
+    resolution = 16
+    options = {"model__attention": 8} if name in ("resnet", "biggan", "biggan_deep") else {}
+    config, gen, dis, sides = pair(name, resolution, msg, classes, gen__width=16, dis__width=16, **options)
+    latents, images, labels = inputs_of(config, sides, 6, classes)
+    gen_vars, dis_vars = map(awake, initialise(gen, dis, latents, images, labels))
+    weights = jnp.arange(1.0, 7.0)
 
     def loss(gen_params, dis_params, offsets):
-        images, _ = gen.apply({"params": gen_params, **stats}, latents, train=True, mutable=list(stats))
+        variables = {**gen_vars, "params": gen_params}
+        images, _ = gen.apply(variables, latents, labels, train=True, mutable=["batch_stats"])
         images = tuple(x + o for x, o in zip(images, offsets, strict=True))
-        return jnp.sum(dis.apply({**dis_vars, "params": dis_params}, images, train=True))
+        logits = dis.apply({**dis_vars, "params": dis_params}, images, labels, train=True)
+        return jnp.sum(jnp.square(logits) * weights)
 
-    offsets = pyramid(jnp.zeros((4, 8, 8, 3)), scales)
-    grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(gen_vars["params"], dis_vars["params"], offsets)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=QUICK)
+    grads = gradient(gen_vars["params"], dis_vars["params"], tuple(jnp.zeros_like(x) for x in images))
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        # A bias before a normalisation over the batch is cancelled by it, by construction.
-        if norm == "batch" and "bias" in jax.tree_util.keystr(path):
-            continue
-        assert float(jnp.max(jnp.abs(leaf))) > 0, jax.tree_util.keystr(path)
+        where = jax.tree_util.keystr(path)
+        if config.gen.norm == "batch" and where.startswith("[0]") and "bias" in where:
+            continue  # a bias before a normalisation over the batch is cancelled by it, by construction
+        assert float(jnp.max(jnp.abs(leaf))) > 0, where
 
 
-def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
+@pytest.mark.parametrize("norm", ["batch", "group", "pixel", "none"])
+def test_norms_of_dcgan_let_gradients_through(norm):
+    config, gen, dis, sides = pair("dcgan", 8, "simple", gen__norm=norm, gen__depth=2, dis__depth=2)
+    latents, images, labels = inputs_of(config, sides)
+    gen_vars, dis_vars = initialise(gen, dis, latents, images, labels)
+    stats = {k: v for k, v in gen_vars.items() if k != "params"}
+
+    def loss(params):
+        images, _ = gen.apply({"params": params, **stats}, latents, train=True, mutable=list(stats))
+        return jnp.sum(dis.apply(dis_vars, images, train=True))
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(gen_vars["params"])):
+        if norm != "batch" or "bias" not in jax.tree_util.keystr(path):
+            assert float(jnp.max(jnp.abs(leaf))) > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(name):
     results = []
-    for dtype in (jnp.float32, jnp.bfloat16):
-        gen, dis = dcgan(16, "simple", dtype=dtype, norm="pixel")
-        latents, gen_vars, dis_vars = initialise(gen, dis, 3, 16)
+    for precision in ("float32", "bfloat16"):
+        config, gen, dis, sides = pair(name, 16, "simple", 3, train__precision=precision)
+        latents, images, labels = inputs_of(config, sides, 4, 3)
+        gen_vars, dis_vars = initialise(gen, dis, latents, images, labels)
         assert {leaf.dtype for leaf in jax.tree.leaves((gen_vars, dis_vars))} == {jnp.dtype("float32")}
-        images = gen.apply(gen_vars, latents, train=False)
-        assert all(image.dtype == jnp.float32 for image in images)
-        results.append((images[-1], dis.apply(dis_vars, images, train=False)))
+        made = gen.apply(gen_vars, latents, labels, train=False)
+        logits = dis.apply(dis_vars, images, labels, train=False)
+        assert all(x.dtype == jnp.float32 for x in (*made, logits))
+        results.append((made[-1], logits))
     for exact, rounded in zip(*results, strict=True):
-        scale = float(jnp.max(jnp.abs(exact)))
-        np.testing.assert_allclose(rounded, exact, atol=0.05 * scale)
+        np.testing.assert_allclose(rounded, exact, atol=0.06 * float(jnp.max(jnp.abs(exact))))
 
 
-def test_mlp_contract_and_gradients():
-    gen, dis = MLPGenerator(8, 2), MLPDiscriminator(8, 2, minibatch_discrimination=3, spectral=1)
-    latents = jax.random.normal(jax.random.key(0), (6, 4))
-    gen_vars = gen.init(jax.random.key(1), latents, train=True)
-    (points,) = gen.apply(gen_vars, latents, train=True)
-    dis_vars = dis.init(jax.random.key(2), (points,), train=True)
-    assert points.shape == (6, 2)
-    assert dis.apply(dis_vars, (points,), train=True).shape == (6,)
-    grads = jax.grad(lambda p: jnp.sum(dis.apply({**dis_vars, "params": p}, (points,), train=True)))(
-        dis_vars["params"]
-    )
-    assert all(float(jnp.max(jnp.abs(g))) > 0 for g in jax.tree.leaves(grads))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch):
+    """With labels, MSG and a gradient penalty: three steps of the real program, of which only one is traced."""
+    traced = []
+    step = ganjax.parallel.train_step
+    monkeypatch.setattr(ganjax.parallel, "train_step", lambda *a: traced.append(name) or step(*a))
+    options = {"gen__norm": OWN_NORM.get(name, "batch"), "gen__style_dim": 8, "gen__mapping_layers": 2}
+    config = small_config(model__name=name, model__conditional=True, penalty__name="r1", **options)
+    made, state, rows = run_steps(config, steps=3)
+    assert made.classes == 10 and len(traced) == 1
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    first = jax.device_get(made.init())
+    for before, after in ((first.gen, state.gen), (first.dis, state.dis)):
+        leaves = zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True)
+        assert np.mean([np.abs(a - b).max() > 0 for a, b in leaves]) > 0.9
+
+
+def test_which_scales_connect():
+    sides = {
+        choice: image_sides(config_of("progan", "simple", model__msg_scales=choice), data_of(128))
+        for choice in ("all", "coarse", "middle", "fine")
+    }
+    assert sides == {
+        "all": (4, 8, 16, 32, 64, 128),
+        "coarse": (4, 8, 128),
+        "middle": (16, 32, 128),
+        "fine": (64, 128),
+    }
+    with pytest.raises(UserError, match="connects scales of 64 to inf"):
+        image_sides(config_of("progan", "simple", model__msg_scales="fine"), data_of(32))
+    config, gen, dis, chosen = pair("progan", 32, "simple", model__msg_scales="middle")
+    latents, images, labels = inputs_of(config, chosen)
+    assert [x.shape[1] for x in images] == [16, 32]
+    gen_vars, dis_vars = initialise(gen, dis, latents, images, labels)
+    assert [x.shape[1] for x in gen.apply(gen_vars, latents, labels, train=True)] == [16, 32]
+    slope = jax.grad(lambda x: jnp.sum(dis.apply(dis_vars, x, labels, train=True)))(images)
+    assert all(float(jnp.max(jnp.abs(s))) > 0 for s in slope)
+
+
+def test_sides_that_a_family_cannot_make():
+    with pytest.raises(UserError, match=r"dcgan makes square images of 8, 16, 32, 64 or 128 pixels.*28×28"):
+        image_sides(config_of("dcgan"), data_of(28))
+
+
+def test_truncated_latents_lie_within_the_bounds():
+    keys = jax.random.split(jax.random.key(0), 500)
+    assert float(jnp.max(jnp.abs(make_latents(8, "normal", 0.5)(keys)))) <= 0.5
+    assert 0.45 < float(jnp.max(jnp.abs(make_latents(8, "uniform", 0.5)(keys)))) <= 0.5
+    length = jnp.linalg.norm(make_latents(8, "sphere", 0.5)(keys), axis=1)
+    np.testing.assert_allclose(length, np.full(500, 8**0.5), rtol=1e-5)
+    np.testing.assert_array_equal(make_latents(8, "normal", 1.0)(keys), make_latents(8, "normal")(keys))
+
+
+def test_labels_change_points_too():
+    config = configs.default_config()
+    for key, value in {
+        "model.name": "mlp",
+        "data.name": "ring",
+        "gen.norm": "none",
+        "model.conditional": True,
+    }.items():
+        configs.set_option(config, key, value)
+    points = np.zeros((4, 2), np.float32)
+    gen, dis = make_networks(config, Dataset("ring", points, np.arange(4, dtype=np.int32), 4), None)
+    latents = jnp.ones((4, config.model.latent_dim))
+    gen_vars, dis_vars = initialise(gen, dis, latents, (jnp.ones((4, 2)),), jnp.arange(4))
+    (made,) = gen.apply(gen_vars, latents, jnp.arange(4), train=False)
+    assert len(np.unique(np.asarray(made)[:, 0])) == 4
+    logits = dis.apply(dis_vars, (jnp.ones((4, 2)),), jnp.arange(4), train=False)
+    assert len(np.unique(np.asarray(logits))) == 4
 
 
 def test_minibatch_stddev_against_numpy_and_over_split_batches():

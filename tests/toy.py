@@ -68,7 +68,7 @@ class Toy:
         dataset = Dataset("ring" if points else "digits", reals, None, 0)
         self.build: Build = build(config, dataset, axis_name=None)
         self.game: Game = dataclasses.replace(self.build.game, gen=ToyGen(fake.shape), dis=ToyDis())
-        state = make_state(config, self.game, dataset, 1)
+        state = make_state(config, self.game, dataset, self.build.sides)
         gen, dis = {"image": fake}, {"weights": jnp.asarray(weights, jnp.float32)}
         self.first = dataclasses.replace(
             state,

@@ -61,6 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
     )
+    command.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
+    )
     sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
@@ -195,6 +198,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
             step=arguments.step,
             devices=arguments.devices,
             classes=arguments.classes,
+            truncation=arguments.truncation,
         )
     )
     return OK

@@ -21,8 +21,9 @@ from ganjax.models import MODELS
 from ganjax.models.family import Spec
 from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
 from ganjax.optim import Optimizer, make_chain, make_schedule
+from ganjax.schedules import make_beta2
 from ganjax.state import GanState, NetState, copy_tree
-from ganjax.steering import initial_control, make_average, make_steer, make_transform, progress_of
+from ganjax.steering import initial_control, make_average, make_steer, make_transform
 from ganjax.step import Batch, Game, fold_each
 from ganjax.terms import dis_objective, gen_objective
 
@@ -192,15 +193,6 @@ def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
         beta2=make_beta2(config, net),
         project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
     )
-
-
-def make_beta2(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array] | None:
-    """β₂ from `beta2` to `final_beta2` as the rate goes to its end (Huang et al. 2024); None where it stays."""
-    options = config[net].optimizer
-    if not options.final_beta2:
-        return None
-    progress = progress_of(config, net)
-    return lambda step: options.beta2 + (options.final_beta2 - options.beta2) * progress(step)
 
 
 def make_latents(dim: int, distribution: str, truncation: float = 1.0) -> Callable[[jax.Array], jax.Array]:

@@ -7,8 +7,17 @@ type is the type of its default; ranges are inclusive.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 Value = bool | int | float | str
+# A family of networks is a file in ganjax/models; the two others there are what the families share.
+FAMILIES = tuple(
+    sorted(
+        path.stem
+        for path in (Path(__file__).parent / "models").glob("*.py")
+        if path.stem not in ("__init__", "family", "parts")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,6 @@ class Option:
 def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
     """The options that G and D both have; `net` is `gen` or `dis`."""
     name = {"gen": "G", "dis": "D"}[net]
-    optimizer = f"{net}.optimizer"
     return (
         Option(f"{net}.width", 64, f"channels of {name} at full resolution; coarser levels double", low=1),
         Option(f"{net}.max_width", 512, f"most channels that a level of {name} gets", low=1),
@@ -64,6 +72,15 @@ def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
         ),
         Option(f"{net}.spectral_norm", net == "dis", f"spectral normalisation of every layer of {name}"),
         Option(f"{net}.spectral_iterations", 1, "power iterations per update", low=1, high=20),
+        *_optimizer_options(net, learning_rate),
+    )
+
+
+def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
+    """The options of the optimiser of `gen` or `dis`."""
+    name = {"gen": "G", "dis": "D"}[net]
+    optimizer = f"{net}.optimizer"
+    return (
         Option(
             f"{optimizer}.name",
             "adam",
@@ -129,7 +146,7 @@ OPTIONS: tuple[Option, ...] = (
         "model.name",
         "dcgan",
         "network family",
-        choices=("mlp", "dcgan", "resnet", "biggan", "biggan_deep", "progan", "stylegan2", "r3gan"),
+        choices=FAMILIES,
     ),
     Option(
         "model.conditional",

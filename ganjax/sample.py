@@ -19,7 +19,7 @@ from ganjax.checkpoint import Checkpointer
 from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
-from ganjax.factory import Build
+from ganjax.factory import Build, make_latents
 from ganjax.metrics.modes import count_modes
 from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
@@ -44,21 +44,30 @@ class Sampler:
         *,
         seed: int | None = None,
         classes: Sequence[int] = (),
+        truncation: float = 1.0,
     ) -> None:
-        """seed: of the latents; the config's by default. classes: see `labels`; all of them by default."""
+        """seed: of the latents; the config's by default. classes: see `labels`; all of them by default.
+
+        truncation: of the latents or styles (`make_latents`, StyleGAN2's ψ); 1 leaves them.
+        """
         self._classes = np.asarray(classes or range(build.classes), np.int32)
         self.seed: int = config.seed if seed is None else seed
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
         self._build = build
+        self._styles = {"truncation": truncation} if build.truncates and truncation != 1.0 else {}
+        model = config.model
+        self._latents = make_latents(
+            model.latent_dim, model.latent_distribution, 1.0 if build.truncates else truncation
+        )
         self._count = len(devices)
         self._call = parallel.make_generator(self._apply, devices, CHUNK)
 
     def _apply(self, variables: Tree, index: jax.Array) -> Tree:
         key = jax.random.fold_in(jax.random.key(self.seed), SAMPLING)
-        latents = self._build.game.latents(fold_each(key, index))
+        latents = self._latents(fold_each(key, index))
         labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
-        scales: Any = self._build.game.gen.apply(variables, latents, labels, train=False)
+        scales: Any = self._build.game.gen.apply(variables, latents, labels, train=False, **self._styles)
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
@@ -154,6 +163,7 @@ def open_run(
     step: int | None = None,
     devices: int = 0,
     classes: Sequence[int] = (),
+    truncation: float = 1.0,
 ) -> Run:
     """The run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
@@ -181,7 +191,15 @@ def open_run(
         step=found[0],
         dataset=setup.dataset,
         split=config.data.split,
-        sampler=Sampler(config, setup.build, setup.dataset, setup.devices, seed=seed, classes=classes),
+        sampler=Sampler(
+            config,
+            setup.build,
+            setup.dataset,
+            setup.devices,
+            seed=seed,
+            classes=classes,
+            truncation=truncation,
+        ),
         variables=parallel.replicate(variables, setup.devices),
     )
 
@@ -196,10 +214,12 @@ def sample(
     step: int | None = None,
     devices: int = 0,
     classes: Sequence[int] = (),
+    truncation: float = 1.0,
 ) -> str:
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
 
-    `classes` are taken in turn; without them all classes are, where the run has any, and an .npz holds `labels`.
+    `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
+    the run has any, and an .npz holds `labels`.
 
     Raises:
       UserError: no run or checkpoint there, or an `out` of another kind.
@@ -208,9 +228,20 @@ def sample(
         raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")
     if n < 1:
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
+    if not 0 < truncation <= 1:
+        raise UserError(f"--truncation takes a number above 0 and at most 1, and got {truncation}.")
     if devices < 0:
         raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
-    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices, classes=classes)
+    run = open_run(
+        workdir,
+        n=n,
+        seed=seed,
+        weights=weights,
+        step=step,
+        devices=devices,
+        classes=classes,
+        truncation=truncation,
+    )
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:

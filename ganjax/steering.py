@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from ganjax.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
 from ganjax.objective import Images
-from ganjax.optim import make_progress
 from ganjax.penalties import lecam_update
+from ganjax.schedules import progress_of
 from ganjax.state import GanState
 from ganjax.step import purpose_keys
 
@@ -24,17 +24,6 @@ ACCURACY_DECAY = 0.9  # of D's running accuracy, which the adaptive balance read
 
 def _policy(config: ConfigDict) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
-
-
-def progress_of(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array]:
-    """step → how far the schedule of the learning rate of `gen` or `dis` has come, 0 to 1."""
-    options = config[net].optimizer
-    return make_progress(
-        options.schedule,
-        steps=config.train.steps,
-        warmup_steps=options.warmup_steps,
-        end=options.schedule_end,
-    )
 
 
 def initial_control(config: ConfigDict) -> dict[str, jax.Array]:

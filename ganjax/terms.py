@@ -15,7 +15,7 @@ from ganjax.augment import diff_augment
 from ganjax.losses import LOSSES, flip_labels, scaled
 from ganjax.objective import Objective, Round, Term, Value, values_of
 from ganjax.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
-from ganjax.steering import progress_of
+from ganjax.schedules import progress_of
 from ganjax.step import purpose_keys
 
 

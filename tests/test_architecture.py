@@ -30,6 +30,7 @@ HEART = [  # a rank imports those above it in this list
     {"state"},
     {"step"},
 ]
+SCHEDULES = {"schedules"}  # from config to a part of the heart, for the next
 ASSEMBLY = {"terms", "steering"}  # from config to parts of the heart, for the factory
 LEAVES = {"parallel", "data", "metrics", "monitor", "checkpoint", "writers", "report"}
 FILES = {"workdir"}  # what the leaves share
@@ -42,16 +43,18 @@ def allowed_imports() -> dict[str, set[str]]:
         allowed |= {part: set(below) for part in rank}
         below |= rank
     allowed |= {part: CONFIG for part in CONFIG} | {part: FILES for part in FILES}
+    allowed["models"] |= {"options"}  # which lists the families
     allowed |= {leaf: below | FILES for leaf in LEAVES}
     allowed["metrics"] |= {"data"}  # which its classifiers are trained on
-    allowed |= {part: below | CONFIG for part in ASSEMBLY}
-    allowed["factory"] = below | CONFIG | ASSEMBLY | {"data"}
+    allowed |= {part: below | CONFIG for part in SCHEDULES}
+    allowed |= {part: below | CONFIG | SCHEDULES for part in ASSEMBLY}
+    allowed["factory"] = below | CONFIG | SCHEDULES | ASSEMBLY | {"data"}
     return allowed
 
 
 ALLOWED = allowed_imports()
 # Only the factory sees its helpers, also among the loops.
-FREE = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - ASSEMBLY
+FREE = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - ASSEMBLY - SCHEDULES
 
 
 def module_name(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -95,8 +97,7 @@ def test_biggan_deep_128():
     widths = [16 * ch, 16 * ch, 8 * ch, 4 * ch, 2 * ch, ch]
     attention = lambda c: 2 * c * (c // 8) + 2 * c * (c // 2) + 1
     blocks = sum(
-        bottleneck(i, i, condition=z) + bottleneck(i, o, condition=z)
-        for i, o in zip(widths, widths[1:], strict=False)
+        bottleneck(i, i, condition=z) + bottleneck(i, o, condition=z) for i, o in itertools.pairwise(widths)
     )
     first = z * 16 * widths[0] + 16 * widths[0]
     last = 2 * ch + conv(ch, 3, 3)
@@ -104,7 +105,7 @@ def test_biggan_deep_128():
     down = widths[::-1]
     blocks = sum(
         bottleneck(i, o) + (conv(i, o - i, 1) if o > i else 0) + bottleneck(o, o)
-        for i, o in zip(down, down[1:], strict=False)
+        for i, o in itertools.pairwise(down)
     )
     assert dis == conv(3, ch, 3) + blocks + attention(2 * ch) + 16 * ch + 1 + 1000 * 16 * ch
 
@@ -116,9 +117,9 @@ def test_biggan_deep_128():
 def test_stylegan2(resolution, width, expected):
     """The tables that stylegan2-ada-pytorch (NVlabs) prints as it starts.
 
-    A log of it at 1024 pixels has G 28,794,124 with 2 of the 8 mapping layers of 262,656, and D 29,012,513. Configuration
-    paper256 has half the channels: the sums of that table's rows of 512 to 64 channels, whose sizes depend on nothing
-    but channels.
+    A log of it at 1024 pixels has G 28,794,124 with 2 of the 8 mapping layers of 262,656, and D 29,012,513.
+    Configuration paper256 has half the channels: the sums of that table's rows of 512 to 64 channels, whose sizes
+    depend on nothing but channels.
     """
     options = {"max_width": 512, "minibatch_stddev": True, "spectral_norm": False}
     found = counts("stylegan2", resolution, latent=512, width=(width, width), gen_norm="none", **options)
@@ -131,7 +132,7 @@ def test_stylegan2(resolution, width, expected):
 
 
 def test_r3gan_cifar10():
-    """The published network (brownvc/R3GAN: 768 channels in four stages of two blocks, 96 groups, z of 64) by its layers.
+    """The published network (brownvc/R3GAN: 768 channels in four stages of two blocks, 96 groups, z of 64) by layers.
 
     No count is published for CIFAR-10. A block is 1×1 to 1536, 3×3 in 96 groups, 1×1 back, and two biases of 1536.
     """

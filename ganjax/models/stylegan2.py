@@ -165,7 +165,7 @@ class StyleGAN2Generator(nn.Module):
         styles = self._styles(latents, labels, keys, train)
         if truncation != 1.0:
             mean: jax.Array = self.get_variable("batch_stats", "mean_style").astype(self.dtype)
-            styles = mean + truncation * (styles - mean)
+            styles = truncation * styles + (1.0 - truncation) * mean[None, None, :]
         if style_offsets is not None:
             styles = styles + style_offsets.astype(self.dtype)
         return self._synthesis(styles, keys)

@@ -1,0 +1,40 @@
+"""A family of its own in 40 lines: put this file in ganjax/models, and `--config.model.name=shallow` trains it."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ganjax.models.family import Family
+from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.nn.layers import Conv, Dense, downsample, upsample
+
+
+class Generator(nn.Module):
+    spec: object
+
+    @nn.compact
+    def __call__(self, latents, labels=None, *, train):
+        side, width = self.spec.resolution // 2, self.spec.gen["width"]
+        z = with_labels(latents, labels, self.spec.classes, self.spec.dtype)
+        x = nn.relu(Dense(side * side * width)(z)).reshape(-1, side, side, width)
+        images = {side: Conv(self.spec.image_channels)(x)}
+        images[2 * side] = Conv(self.spec.image_channels)(nn.relu(Conv(width)(upsample(x))))
+        return tuple(images[side].astype(jnp.float32) for side in self.spec.sides)
+
+
+class Discriminator(nn.Module):
+    spec: object
+    classes, auxiliary, spectral = property(lambda s: s.spec.classes), False, 1
+    minibatch_discrimination, dtype = 0, jnp.float32
+
+    @nn.compact
+    def __call__(self, images, labels=None, *, train):
+        conv = lambda features: Conv(features, 1, self.spectral)
+        x = downsample(nn.relu(Conv(self.spec.dis["width"], 3, self.spectral)(images[-1])))
+        for image in by_side(images, self.spec.msg, self.dtype).values():
+            x = join(self.spec.msg, x, image, conv)
+        x = nn.relu(Conv(self.spec.dis["width"], 3, self.spectral)(x)).reshape(x.shape[0], -1)
+        self.sow("intermediates", "features", x)
+        return logits_of(self, x, labels, lambda features: Dense(features, self.spectral))
+
+
+FAMILY = Family(lambda spec: (Generator(spec), Discriminator(spec)), (8, 16, 32), lambda r: (r // 2, r))

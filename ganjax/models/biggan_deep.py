@@ -1,0 +1,77 @@
+"""BigGAN-deep (Brock et al. 2019, appendix B, tables 7 to 9): BigGAN with bottleneck blocks, `depth` at each level."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator
+from ganjax.models.family import Family, Spec, levels
+from ganjax.models.parts import by_side, join, logits_of
+from ganjax.nn.conditional import SelfAttention
+from ganjax.nn.layers import Conv, Dense, Dtype, downsample, minibatch_stddev
+
+
+class BigGANDeepDiscriminator(nn.Module):
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+
+    resolution: int
+    width: int = 128
+    max_width: int = 1 << 30
+    depth: int = 2
+    norm: str = "none"
+    spectral: int = 1
+    classes: int = 0
+    auxiliary: bool = False
+    attention: int = 0
+    msg: str = "none"
+    minibatch_stddev: bool = False
+    minibatch_discrimination: int = 0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """images: [N, r, r, C·packing] each, float32; the sums over the last map are sown as `features`."""
+        dense = lambda features: Dense(features, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
+        scales = by_side(images, self.msg, self.dtype)
+        table = [min(self.width * times, self.max_width) for times in reversed(GEN_TABLE[self.resolution])]
+        x = self._conv(table[0], 3)(images[-1].astype(self.dtype))
+        for channels in table[1:]:
+            for i in range(self.depth):
+                x = self._block(x, channels, halve=i == 0)
+                if i == 0 and x.shape[1] in scales:
+                    x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
+            if x.shape[1] == self.attention:
+                x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
+        x = minibatch_stddev(x) if self.minibatch_stddev else x
+        x = jnp.sum(nn.relu(x), axis=(1, 2))
+        self.sow("intermediates", "features", x)
+        return logits_of(self, x, labels, dense)
+
+    def _conv(self, features: int, size: int) -> Conv:
+        return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
+
+    def _block(self, x: jax.Array, channels: int, *, halve: bool) -> jax.Array:
+        """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""
+        y = self._conv(max(1, channels // 4), 1)(nn.relu(x))
+        y = self._conv(max(1, channels // 4), 3)(nn.relu(y))
+        y = nn.relu(self._conv(max(1, channels // 4), 3)(nn.relu(y)))
+        y = self._conv(channels, 1)(downsample(y) if halve else y)
+        x = downsample(x) if halve else x
+        if x.shape[-1] < channels:
+            x = jnp.concatenate([x, self._conv(channels - x.shape[-1], 1)(x)], axis=-1)
+        return x[..., :channels] + y
+
+
+def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """G and D of BigGAN-deep for square images of 8 to 256 pixels."""
+    gen = BigGANGenerator(deep=True, depth=spec.gen["depth"], attention=spec.attention, **spec.images("gen"))
+    dis = BigGANDeepDiscriminator(depth=spec.dis["depth"], attention=spec.attention, **spec.images("dis"))
+    return gen, dis
+
+
+FAMILY = Family(networks, tuple(GEN_TABLE), levels)

@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
     )
-    command.add_argument(
+    sample.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
     )
     sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")

@@ -46,6 +46,7 @@ def get_config(arg: str = ""):
     if args["small"]:
         config.data.name = "digits"
         config.data.flip = False
+        config.penalty.weight = 1.0
         config.augment.policy = ""
         config.augment.final_p = 0.0
         for net in (config.gen, config.dis):

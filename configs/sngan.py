@@ -7,7 +7,8 @@
 
 Hinge loss, spectral norm in D, Adam(0, 0.9) at 2e-4 falling linearly to 0, five updates of D a step, 100,000 steps.
 With `wgan_gp` the Wasserstein loss, λ = 10 and no spectral norm, as Gulrajani et al. 2017 train theirs (table 3).
-Arguments: `conditional` tells both networks the class; `wgan_gp`; `small` is the same on 8×8 digits for a CPU;
+Arguments: `conditional` tells both networks the class; `wgan_gp`; `small` is for 8×8 digits on a CPU, with spectral norm in G too, constant rates
+and one update of D;
 `data=NAME` is another data set of TFDS, such as celeb_a, at 64 pixels.
 """
 
@@ -48,6 +49,9 @@ def get_config(arg: str = ""):
         config.dis.width = 48
         config.gen.optimizer.learning_rate = 5e-4
         config.dis.optimizer.learning_rate = 1e-3
+        for net in (config.gen, config.dis):
+            net.spectral_norm = True
+            net.optimizer.schedule = "constant"
         config.train.dis_steps = 1
         config.train.steps = 1500
         config.log.every_steps = 50

@@ -55,7 +55,9 @@ class Sampler:
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
         self._build = build
-        self._styles: dict[str, Any] = {"truncation": truncation} if build.truncates and truncation != 1.0 else {}
+        self._styles: dict[str, Any] = (
+            {"truncation": truncation} if build.truncates and truncation != 1.0 else {}
+        )
         model = config.model
         self._latents = make_latents(
             model.latent_dim, model.latent_distribution, 1.0 if build.truncates else truncation

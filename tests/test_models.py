@@ -22,8 +22,9 @@ from ganjax.nn.layers import MinibatchDiscrimination, minibatch_stddev, pixel_no
 
 PHI = ("none", "simple", "lin_cat", "cat_lin")
 FAMILIES = [name for name in MODELS if name != "mlp"]
+# The sizes that a CPU trains at in any run of the tests, the others in CI's long one.
 ALL = [
-    (name, resolution, msg, classes)
+    pytest.param(name, resolution, msg, classes, marks=[] if resolution == 16 else pytest.mark.slow)
     for name in FAMILIES
     for resolution in MODELS[name].resolutions
     for msg in ("none", "cat_lin")
@@ -127,6 +128,7 @@ SCALES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "msg", "classes"), SCALES)
 def test_gradient_reaches_every_parameter_and_scale(name, msg, classes):
     resolution = 16
@@ -168,6 +170,7 @@ def test_norms_of_dcgan_let_gradients_through(norm):
             assert float(jnp.max(jnp.abs(leaf))) > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(name):
     results = []
@@ -185,6 +188,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(name):
         np.testing.assert_allclose(rounded, exact, atol=0.1 * float(jnp.max(jnp.abs(exact))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch):
     """With labels, MSG and a gradient penalty: three steps of the real program, of which only one is traced."""

@@ -86,7 +86,7 @@ def test_modulated_convolution_is_a_kernel_for_each_sample(up, demodulate):
         filtered(convolved(spread(one), kernel), SMOOTH, 2, 1, 4) if up else convolved(one, kernel)
         for one, kernel in zip(x[:, None], kernels, strict=True)
     ]
-    np.testing.assert_allclose(layer.apply(variables, x, w), np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.apply(variables, x, w), np.concatenate(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_equalised_layers_scale_at_run_time():

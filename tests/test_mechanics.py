@@ -205,7 +205,7 @@ def test_d_never_compares_reals_with_fakes(options):
         tuple(jax.random.normal(jax.random.key(seed), (16, side, side, 1)) for side in (4, 8))
         for seed in range(3)
     ]
-    run = jax.jit(lambda batches: judge(made.game, dis.params, dis.stats, batches, move=False)[0][0][0])
+    run = jax.jit(lambda batches: judge(made.game, dis.params, dis.stats, batches, None, move=False)[0][0][0])
     for size in (6, 16):
         reals, *fakes = (tuple(scale[:size] for scale in images) for images in draws)
         np.testing.assert_allclose(run([reals, fakes[0]]), run([reals, fakes[1]]), rtol=1e-5)
@@ -331,6 +331,10 @@ ORACLES = {
     "weight_clipping": "test_techniques::test_weights_are_clipped_after_each_update_of_d",
     "lecam": "test_techniques::test_lecam_waits_for_its_start_while_its_averages_gather",
     "consistency": "test_techniques::test_consistency_is_the_cost_of_a_shift_by_at_most_a_pixel",
+    "labels": "test_labels::test_labels_reach_both_networks_in_the_step",
+    "auxiliary_classifier": "test_stylegan2::test_auxiliary_classifier_learns_the_classes",
+    "orthogonal": "test_stylegan2::test_orthogonality_against_numpy",
+    "path_length": "test_stylegan2::test_path_lengths_against_the_jacobian",
 }
 
 
@@ -341,6 +345,8 @@ def test_every_technique_has_an_oracle():
         file, _, test = where.partition("::")
         assert f"def {test}(" in texts[file], name
     # And every one of its options is set by a test here; `"NAME"` is for those that each network has.
-    text = "".join(texts[f"test_{name}"] for name in ("techniques", "mechanics", "step", "models"))
+    text = "".join(
+        texts[f"test_{name}"] for name in ("techniques", "mechanics", "step", "models", "stylegan2")
+    )
     for key in {key for technique in TECHNIQUES for key in technique.keys}:
         assert key.replace(".", "__") in text or f'"{key.rpartition(".")[2]}"' in text, key

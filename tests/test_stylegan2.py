@@ -202,6 +202,14 @@ def test_orthogonality_against_numpy():
     assert float(orthogonality({"kernel": jnp.eye(4)})) == pytest.approx(0, abs=1e-6)
 
 
+def test_orthogonal_regularisation_is_a_term_of_g():
+    _, _, rows = run_steps(small_config(penalty__orthogonal=0.5), steps=2)
+    assert rows[0]["gen/orthogonal"] > rows[1]["gen/orthogonal"] > 0
+    np.testing.assert_allclose(
+        rows[0]["loss/gen"], rows[0]["gen/adversarial"] + 0.5 * rows[0]["gen/orthogonal"], rtol=1e-5
+    )
+
+
 def test_path_length_regularisation_moves_its_mean_every_few_steps():
     config = small_config(
         model__name="stylegan2",

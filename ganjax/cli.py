@@ -17,6 +17,7 @@ OK, INTERRUPTED = 0, 130
 EXAMPLES = {
     "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+    "doctor": "ganjax doctor --workdir=runs/quickstart",
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
 }
 
@@ -69,6 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
     add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
+    doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
+    doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
 
@@ -246,7 +250,18 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
     return OK
 
 
-COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate}
+def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax doctor`."""
+    if overrides:
+        raise UserError("doctor takes its config from the run; --config.… belongs to train.")
+    from ganjax import doctor
+
+    findings = doctor.examine(arguments.workdir)
+    print(json.dumps(findings.to_json()) if arguments.json else doctor.told(findings))
+    return OK
+
+
+COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "doctor": run_doctor}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

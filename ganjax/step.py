@@ -132,6 +132,7 @@ def update_net(
         grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
     )
     metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.tree.norm(grads)}
+    metrics |= {f"update_ratio/{name}": relative_change(net.params, params)}
     state = dataclasses.replace(state, control=note_fault(state, name, metrics))
     moved = NetState(params=params, stats=stats, opt_state=opt_state)
     resting = state.control.get(f"rest/{name}")
@@ -332,6 +333,12 @@ def measure(name: str, total: jax.Array, terms: Metrics, round_: Round) -> Metri
         right = jnp.concatenate([real > 0, fake < 0]).astype(jnp.float32)
         metrics |= {"dis/accuracy": jnp.mean(right), "dis/sign_real": jnp.mean(jnp.sign(real))}
     return jax.lax.stop_gradient(metrics)
+
+
+def relative_change(old: Tree, new: Tree) -> jax.Array:
+    """‖new − old‖ / ‖old‖ over all parameters: some .001 in a steady run."""
+    change = optax.tree.norm(optax.tree.sub(new, old))
+    return change / jnp.maximum(optax.tree.norm(old), 1e-12)
 
 
 def note_fault(state: GanState, name: str, metrics: Metrics) -> dict[str, jax.Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
+from ganjax.monitor import Verdict, read_rows
 from ganjax.options import BY_KEY
 from ganjax.periodic import Evaluator
+from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
 from ganjax.state import GanState
+from ganjax.watching import make_watch
 from ganjax.workdir import Workdir, atomic_write_json
 from ganjax.writers import RunWriter
 
@@ -75,6 +78,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return loop.run()
 
 
+class Relapse(Exception):
+    """The monitor asks for a remedy; the loop takes it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.name)
+        self.verdict = verdict
+
+
 def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
     """The most steps a call that meets every boundary: log, grid, checkpoint, end."""
     boundaries = math.gcd(
@@ -99,14 +110,16 @@ class Loop:
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
         self.checkpoints = checkpoints
         self.build: Build = setup.build
+        self.remedies = Remedies(folder, config)
         state = self.build.init()
         found = checkpoints.restore(state)
         self.resumed = found is not None
-        self.step, state, metadata = found or (0, state, {})
+        self.step, state, metadata = found or (*self.remedies.first_state(state), {})
         self.state: GanState = parallel.replicate(state, setup.devices)
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
+        self.watch = make_watch(config, setup, read_rows(folder / "metrics.jsonl", self.step))
         self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
         self.evaluator = Evaluator(config, folder, setup.dataset, self.sampler, self.build.images_per_step)
         self.calls = steps_per_call(config, self.step, setup.scan)
@@ -124,39 +137,73 @@ class Loop:
 
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
-        config = self.config
-        writer = RunWriter(
+        while True:
+            with self._writer() as writer:
+                try:
+                    return self._sitting(writer)
+                except Relapse as relapse:
+                    self._remedy(writer, relapse.verdict)
+
+    def _writer(self) -> RunWriter:
+        return RunWriter(
             self.folder,
-            total_steps=config.train.steps,
+            total_steps=self.config.train.steps,
             start_step=self.step,
-            tensorboard=config.log.tensorboard,
+            tensorboard=self.config.log.tensorboard,
         )
-        with writer:
-            if self.step >= config.train.steps and (summary := self._completed()):
-                writer.message(
-                    f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
-                )
-                return summary
-            if self.resumed:
-                writer.message(f"Going on from step {self.step} in {self.folder}")
-            try:
-                self.advance(writer, config.train.steps)
-                self._save(block=True)
-            except DivergedError:
-                self._summarise("diverged")
-                raise
-            reason = "completed" if self.step >= config.train.steps else self.stop.reason
-            summary = self._summarise(reason)
-            if reason == "completed":
-                writer.message(
-                    f"Completed {self.step} steps. For more samples: "
-                    f"ganjax sample --workdir={self.folder} --out=grid.png"
-                )
-            else:
-                writer.message(
-                    f"Stopped ({reason}) at step {self.step}; the state is saved. The same command goes on from here."
-                )
+
+    def _sitting(self, writer: RunWriter) -> dict[str, Any]:
+        """`run` up to the next remedy, for which it raises `Relapse`."""
+        total = self.config.train.steps
+        if self.step >= total and (summary := self._completed()):
+            writer.message(
+                f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
+            )
+            return summary
+        if self.resumed:
+            writer.message(f"Going on from step {self.step} in {self.folder}")
+        try:
+            self.advance(writer, total)
+            self._save(block=True)
+        except DivergedError as error:
+            if self.remedies.available:
+                raise Relapse(Verdict("divergence", "bad", self.step, str(error))) from None
+            self._keep_diverged()
+            self._summarise("diverged")
+            raise
+        reason = "completed" if self.step >= total else self.stop.reason
+        summary = self._summarise(reason)
+        if reason == "completed":
+            writer.message(
+                f"Completed {self.step} steps. For more samples: "
+                f"ganjax sample --workdir={self.folder} --out=grid.png"
+            )
+        else:
+            writer.message(
+                f"Stopped ({reason}) at step {self.step}; the state is saved. The same command goes on from here."
+            )
         return summary
+
+    def _remedy(self, writer: RunWriter, verdict: Verdict) -> None:
+        """Leaves the path that failed, and sets the run up to go on elsewhere."""
+        self.checkpoints.wait()
+        with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
+            steps = [step for step in healthy.steps() if step % self.calls == 0]
+        remedy = self.remedies.begin(self.step, verdict.name, verdict.evidence, verdict.since, steps)
+        self.step, state = self.remedies.first_state(self.build.init())
+        self.state = parallel.replicate(state, self.setup.devices)
+        self.resumed = False
+        self._pending.clear()
+        self.clock.last_step, self.clock.last_seconds = self.step, self.clock.seconds
+        self.watch = make_watch(
+            self.config, self.setup, read_rows(self.folder / "metrics.jsonl", self.step), self.watch
+        )
+        start = f"going back to step {self.step}" if self.step else "starting anew"
+        writer.message(
+            f"Remedy {remedy.number} of at most {self.config.monitor.max_actions}: {start} with the learning rates "
+            f"times {remedy.rate:g} and seed {remedy.seed}. What the failed attempt left is in "
+            f"{self.folder / 'attempts' / str(remedy.number)}."
+        )
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
@@ -204,8 +251,27 @@ class Loop:
         if self.evaluator.due(self.step, last=last) and not self._faults():
             self.last_log |= self.evaluator(self.step, self.state)
             self.clock.last_seconds = self.clock.seconds  # not training time
+        before = self.watch.verdicts
+        self.last_log |= self.watch(self.step, self.state, self.last_log, last=last)
         writer.log(self.step, self.last_log)
         self._check_faults()
+        self._tell(writer, before)
+        if self.watch.bad and self.remedies.available:
+            raise Relapse(self.watch.bad[0])
+
+    def _tell(self, writer: RunWriter, before: list[Verdict]) -> None:
+        """Says in words what has changed in the monitor's opinion."""
+        if self.config.monitor.action == "none":
+            return
+        known = {verdict.name for verdict in before}
+        for verdict in self.watch.verdicts:
+            if verdict.name not in known:
+                writer.message(
+                    f"Monitor at step {self.step}: {verdict.name} since step {verdict.since}: {verdict.evidence}. "
+                    f"{verdict.advice} (Lesson {verdict.lesson}.)"
+                )
+        if before and not self.watch.verdicts:
+            writer.message(f"Monitor at step {self.step}: healthy again.")
 
     def _faults(self) -> dict[str, int]:
         """The first step at which the loss or gradient of `dis` or `gen` was not finite, where it ever was not."""
@@ -213,24 +279,29 @@ class Loop:
         return {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
 
     def _check_faults(self) -> None:
-        """Raises DivergedError, the state saved, if a loss or gradient was ever not finite."""
+        """Raises DivergedError if a loss or gradient was ever not finite."""
         faults = self._faults()
         if not faults:
             return
         culprit, step = min(faults.items(), key=lambda item: (item[1], item[0]))
-        where = self.folder / "diverged"
-        with Checkpointer(where, keep=1) as saved:
-            saved.save(self.step, self.state, block=True)
         name = {"dis": "the discriminator", "gen": "the generator"}[culprit]
         raise DivergedError(
             f"The run diverged: the loss or gradient of {name} (loss/{culprit}) stopped being finite at step "
-            f"{step}. The state is saved in {where}; the checkpoints in {self.folder / 'checkpoints'} are older "
-            "and finite. Try a lower learning rate, spectral normalisation or a gradient penalty in a new workdir."
+            f"{step}. The state is saved in {self.folder / 'diverged'}; the checkpoints in "
+            f"{self.folder / 'checkpoints'} are older and finite. Try a lower learning rate, spectral normalisation or "
+            "a gradient penalty in a new workdir."
         )
+
+    def _keep_diverged(self) -> None:
+        with Checkpointer(self.folder / "diverged", keep=1) as saved:
+            saved.save(self.step, self.state, block=True)
 
     def _save(self, *, block: bool = False) -> None:
         self._check_faults()
         self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
+        if self.config.monitor.action == ROLLBACK and not self.watch.bad:
+            with Checkpointer(self.folder / HEALTHY_FOLDER, keep=KEEP_HEALTHY) as healthy:
+                healthy.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=True)
 
     def _completed(self) -> dict[str, Any]:
         """The summary of the run that ended at this very step, empty where there is none."""
@@ -250,8 +321,11 @@ class Loop:
             "seconds": round(seconds, 3),
             "images_per_second": round(images / max(seconds, 1e-9), 3),
             "metrics": {
-                name: value if math.isfinite(value) else None for name, value in self.last_log.items()
+                name: value if isinstance(value, str) or math.isfinite(value) else None
+                for name, value in self.last_log.items()
             },
+            "verdicts": [verdict.to_json() for verdict in self.watch.verdicts],
+            "remedies": [asdict(remedy) for remedy in self.remedies.taken],
         }
         atomic_write_json(self.folder / "summary.json", summary)
         return summary

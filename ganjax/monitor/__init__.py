@@ -1,0 +1,19 @@
+"""Is this run healthy? Signals of a fixed batch, verdicts with their evidence, and what to do about them."""
+
+from ganjax.monitor.probe import Probe
+from ganjax.monitor.reference import Reference, features_of
+from ganjax.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
+from ganjax.monitor.watch import Watch, read_rows, shown
+
+__all__ = [
+    "ADVICE",
+    "HEALTHY",
+    "Probe",
+    "Reference",
+    "Verdict",
+    "Watch",
+    "features_of",
+    "judge_rows",
+    "read_rows",
+    "shown",
+]

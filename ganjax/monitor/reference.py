@@ -1,0 +1,111 @@
+"""What the real data looks like to the monitor: bins of it, and how far apart its samples lie.
+
+Features are the pixels themselves at 8×8 or fewer (points as they are), as in the test for the number of
+statistically different bins (Richardson & Weiss 2018): no network, any data, and nothing that training moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDE = 8  # pixels a side that images are averaged to
+BINS = 32
+REALS = 2048  # that the bins are made of
+KNOWN = 1024  # of them that a sample's nearest is looked for in
+NEAR = 0.1  # bins closer than this share of the spread are one: parts of a narrow mode
+COVERED = 0.1  # share of its due that a bin must get to count as reached
+SUPPORT = 95  # percentile of the reals' distances to their nearest that is still on the data, times SLACK
+SLACK = 1.5
+
+
+def features_of(samples: np.ndarray) -> np.ndarray:
+    """float [N, H, W, C] in [-1, 1], or points [N, 2], as rows [N, F]; sides are halved down to `SIDE` or fewer."""
+    x = np.asarray(samples, np.float32)
+    while x.ndim == 4 and min(x.shape[1:3]) > SIDE:
+        n, h, w, c = x.shape
+        x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    return x.reshape(len(x), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The reals, as the monitor compares samples with them.
+
+    Attributes:
+      centres: [K, F] of the bins.
+      group: [K] the bin that a centre belongs to, since several may lie in one narrow mode.
+      shares: of the reals in each bin.
+      known: [M, F] reals whose distance says whether a sample lies on the data.
+      radius: the distance up to which it does.
+      spread: mean distance of two reals.
+    """
+
+    centres: np.ndarray
+    group: np.ndarray
+    shares: np.ndarray
+    known: np.ndarray
+    radius: float
+    spread: float
+
+    @classmethod
+    def of(cls, features: np.ndarray, *, seed: int = 0) -> Reference:
+        """Made of the features [N, F] of the data's samples, of which it draws `REALS`."""
+        from scipy.cluster.vq import kmeans2
+
+        rng = np.random.default_rng(seed)
+        chosen = features[rng.permutation(len(features))[:REALS]].astype(np.float32)
+        spread = mean_distance(chosen[:512])
+        tries = [
+            kmeans2(chosen, min(BINS, len(chosen)), minit="++", seed=seed + i, missing="warn")
+            for i in range(3)
+        ]
+        centres, assigned = min(tries, key=lambda t: float(np.square(chosen - t[0][t[1]]).sum()))
+        group = _merged(centres, NEAR * spread)
+        shares = np.bincount(group[assigned], minlength=group.max() + 1) / len(chosen)
+        half = min(KNOWN, len(chosen) // 2) or 1
+        known, others = chosen[:half], chosen[half:]
+        near = distances(others if len(others) else known, known).min(axis=1)
+        radius = SLACK * float(np.percentile(near, SUPPORT))
+        return cls(centres, group, shares, known, max(radius, 1e-6), max(spread, 1e-6))
+
+    def judge(self, fakes: np.ndarray) -> dict[str, float]:
+        """Numbers of fakes' features [N, F]: 1 is as in the data, and 0 the worst.
+
+        `coverage` is the share of the data whose bins the fakes reach, `quality` the share of fakes that lie on the
+        data, `diversity` the mean distance of two fakes as a share of that of two reals.
+        """
+        if not np.isfinite(fakes).all():
+            return {"coverage": 0.0, "quality": 0.0, "diversity": 0.0}
+        bins = self.group[distances(fakes, self.centres).argmin(axis=1)]
+        due = self.shares * len(fakes)
+        counts = np.bincount(bins, minlength=len(due))
+        reached = counts >= np.maximum(1, COVERED * due)
+        return {
+            "coverage": float(self.shares[reached].sum()),
+            "quality": float((distances(fakes, self.known).min(axis=1) <= self.radius).mean()),
+            "diversity": mean_distance(fakes) / self.spread,
+        }
+
+
+def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Euclidean, [N, M], of rows x [N, F] and y [M, F]."""
+    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None, :] - 2.0 * x @ y.T
+    return np.sqrt(np.maximum(squares, 0.0))
+
+
+def mean_distance(x: np.ndarray) -> float:
+    """Of two different rows of x [N, F]; 0 for one row."""
+    if len(x) < 2:
+        return 0.0
+    centred = (x - x.mean(axis=0)).astype(np.float64)  # equal rows give 0, not a rounding error
+    return float(distances(centred, centred).sum() / (len(x) * (len(x) - 1)))
+
+
+def _merged(centres: np.ndarray, near: float) -> np.ndarray:
+    """The bin of each centre: those that a chain of steps shorter than `near` connects are one."""
+    from scipy.sparse.csgraph import connected_components
+
+    _, group = connected_components(distances(centres, centres) < near, directed=False)
+    return np.asarray(group)

@@ -1,0 +1,308 @@
+"""From the rows of `metrics.jsonl` to verdicts: what goes wrong, since when, by what evidence, and which lesson helps.
+
+Pure functions of the rows and the length of the run: the live monitor, `ganjax doctor` and a report say the same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+HEALTHY = "healthy"
+SUSTAINED, WINDOW = 3, 4  # a sign counts once it was there in so many of the last rows: one row is a flicker
+WARM_UP = 0.1  # share of the run before which G has not had the time to spread
+LEARNING = 0.3  # share of the run in which a coverage that no longer rises may still be a G that learns
+RISE = 0.05  # what counts as still getting better over the last quarter of the rows
+
+COLLAPSED = 0.3  # diversity or coverage below which nearly all is lost
+PARTIAL = 0.75  # coverage below which a part of the data is missing
+FALL = 0.2  # of the coverage, from its best
+WON = 0.99  # share of pairs that D orders right
+FOOLED = 0.35
+OFF_DATA = 0.5  # quality below which G's samples do not lie on the data
+LOGIT_LIMIT = 1e3
+GROWTH = 1e3  # of D's gradient, against the first rows
+UPDATE_LIMIT = 0.1  # of the weights, in one step
+MEMORISED = 0.6  # (reals − held-out reals) / (reals − fakes) of D's logits
+SPIKE = 6.0  # robust standard deviations of a loss
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding.
+
+    Attributes:
+      name: one of `ADVICE`.
+      severity: `bad`, or `fine` for what looks bad and is not.
+      since: the step at which its signs began.
+      evidence: the numbers that say so.
+    """
+
+    name: str
+    severity: str
+    since: int
+    evidence: str
+
+    @property
+    def lesson(self) -> str:
+        """Which of the ten lessons answers it."""
+        return ADVICE[self.name][0]
+
+    @property
+    def advice(self) -> str:
+        """What it means and what to do, in plain words."""
+        return ADVICE[self.name][1]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `summary.json` and `--json`."""
+        return {
+            "name": self.name,
+            "severity": self.severity,
+            "since": self.since,
+            "evidence": self.evidence,
+            "lesson": self.lesson,
+            "advice": self.advice,
+        }
+
+
+ADVICE: dict[str, tuple[str, str]] = {
+    "divergence": (
+        "5, learning rate; 10, spectral normalisation",
+        "The weights run away: loss, logits or updates grow without bound. Lower both learning rates, or bound D by "
+        "spectral normalisation or a gradient penalty.",
+    ),
+    "mode collapse": (
+        "5, learning rate against mode collapse",
+        "G makes nearly the same sample from every latent vector. Start anew with lower learning rates "
+        "(monitor.action=restart_lower_lr does so by itself); packing, minibatch discrimination and a relativistic "
+        "loss with R1 and R2 help too.",
+    ),
+    "partial collapse": (
+        "5, learning rate against mode collapse",
+        "A part of the data is never sampled, and it does not come back. Lower the learning rates, train longer with "
+        "a larger batch, or use a relativistic loss with R1 and R2, packing or minibatch discrimination.",
+    ),
+    "D wins": (
+        "4, balance of G and D; 6, noise on D's inputs",
+        "D tells every fake from every real, and G does not get better: its gradient says nothing any more. Weaken D: "
+        "lower its learning rate (9), fewer updates (4), noise on its inputs (6), one-sided label smoothing (7), or a "
+        "gradient penalty.",
+    ),
+    "G wins": (
+        "1, network capacity; 9, two learning rates",
+        "D no longer tells fakes from reals though the samples are off the data. Strengthen D: a higher learning rate "
+        "than G's (9), more updates (4), more width (1), less noise (6).",
+    ),
+    "D memorises": (
+        "6, noise and augmentation of D's inputs",
+        "D takes reals that it never saw for fakes: it knows the training images by heart. Use augmentation "
+        "(augment.policy=ada or DiffAugment), R1, more data or a smaller D.",
+    ),
+    "harmless oscillation": (
+        "2, never stop early on a loss",
+        "A loss jumps or swings while the samples keep their variety. That is how the game looks from one side: go "
+        "on, and watch the images.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of a run up to now, for the rules to read.
+
+    Attributes:
+      rows: in the order of their steps.
+      total_steps: of the run.
+    """
+
+    rows: Sequence[Row]
+    total_steps: int
+
+    def values(self, name: str) -> list[float]:
+        """The numbers of this name in the rows that have it; a null, which stands for a non-finite one, is NaN."""
+        return [_number(row[name]) for row in self.rows if name in row]
+
+    def share(self) -> float:
+        """Of the run that is done."""
+        return float(self.rows[-1]["step"]) / max(self.total_steps, 1)
+
+    def before(self, count: int) -> History:
+        """Without the last `count` rows."""
+        return History(self.rows[: len(self.rows) - count], self.total_steps)
+
+    def rising(self, name: str) -> bool:
+        """Whether the mean of the last rows is above that of the rows a quarter of the run earlier."""
+        values = self.values(name)
+        lag = max(3, len(values) // 4)
+        if len(values) < lag + 3:
+            return True  # too early to say that it does not
+        return statistics.fmean(values[-3:]) > statistics.fmean(values[-lag - 3 : -lag]) + RISE
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+Sign = Callable[[History], str | None]
+"""A rule: the evidence in the last row of the history, or None."""
+
+
+def divergence(h: History) -> str | None:
+    """Non-finite numbers, logits or gradients far above where they began, or updates as large as the weights."""
+    row = h.rows[-1]
+    for name in ("loss/dis", "loss/gen", "logit/real", "logit/fake"):
+        if name in row and not math.isfinite(_number(row[name])):
+            return f"{name} is not finite"
+    for name in ("logit/real", "logit/fake"):
+        value = _number(row.get(name, 0.0))
+        if abs(value) > LOGIT_LIMIT:
+            return f"{name} is {value:.3g}"
+    for name in ("grad_norm/dis", "grad_norm/gen"):
+        values = h.values(name)
+        first = statistics.median(values[:3]) if len(values) > 3 else math.inf
+        if values and values[-1] > GROWTH * max(first, 1e-3):
+            return f"{name} is {values[-1]:.3g} and began at {first:.3g}"
+    for net, name in (("G", "update_ratio/gen"), ("D", "update_ratio/dis")):
+        values = h.values(name)
+        if len(values) > 1 and values[-1] > UPDATE_LIMIT:
+            return f"a step changes the weights of {net} by {values[-1]:.0%}"
+    return None
+
+
+def mode_collapse(h: History) -> str | None:
+    """Hardly any variety after the warm-up, and none coming."""
+    row = h.rows[-1]
+    if h.share() < WARM_UP or "monitor/coverage" not in row:
+        return None
+    coverage, diversity = row["monitor/coverage"], row["monitor/diversity"]
+    if min(coverage, diversity) >= COLLAPSED:
+        return None
+    if h.rising("monitor/coverage") and h.rising("monitor/diversity"):
+        return None
+    return f"samples have {diversity:.0%} of the data's variety and reach {coverage:.0%} of it"
+
+
+def partial_collapse(h: History) -> str | None:
+    """A part of the data that stays out of reach, or that was lost again."""
+    row = h.rows[-1]
+    if h.share() < WARM_UP or "monitor/coverage" not in row:
+        return None
+    coverage = row["monitor/coverage"]
+    best = max(h.values("monitor/coverage"))
+    if coverage >= PARTIAL:
+        return None
+    if best - coverage >= FALL and best >= PARTIAL:
+        return f"samples reach {coverage:.0%} of the data, and reached {best:.0%} before"
+    if h.share() >= LEARNING and not h.rising("monitor/coverage"):
+        return f"samples reach {coverage:.0%} of the data, which no longer rises"
+    return None
+
+
+def d_wins(h: History) -> str | None:
+    """D orders every pair right while the samples neither lie on the data nor come closer to it."""
+    row = h.rows[-1]
+    if h.share() < WARM_UP or "monitor/separation" not in row:
+        return None
+    separation, quality = row["monitor/separation"], row["monitor/quality"]
+    if separation < WON or quality >= OFF_DATA or h.rising("monitor/quality"):
+        return None
+    return f"D tells {separation:.1%} of the pairs apart, and {quality:.0%} of the samples lie on the data"
+
+
+def g_wins(h: History) -> str | None:
+    """D prefers fakes that do not lie on the data."""
+    row = h.rows[-1]
+    if h.share() < WARM_UP or "monitor/separation" not in row:
+        return None
+    separation, quality = row["monitor/separation"], row["monitor/quality"]
+    if separation > FOOLED or quality >= OFF_DATA or h.rising("monitor/quality"):
+        return None
+    return f"D prefers the fake in {1 - separation:.0%} of the pairs, and {quality:.0%} of the samples lie on the data"
+
+
+def d_memorises(h: History) -> str | None:
+    """D puts held-out reals nearer to the fakes than to the reals that it was shown (Karras et al. 2020a, eq. 1)."""
+    row = h.rows[-1]
+    if "monitor/heldout" not in row:
+        return None
+    real, heldout, fake = (_number(row[f"monitor/{name}"]) for name in ("real", "heldout", "fake"))
+    gap = real - fake
+    if gap <= 0 or (real - heldout) / gap < MEMORISED or row["monitor/memorised"] < 0.8:
+        return None
+    return f"D gives its reals {real:.2g}, reals it never saw {heldout:.2g}, fakes {fake:.2g}"
+
+
+SIGNS: dict[str, Sign] = {
+    "divergence": divergence,
+    "mode collapse": mode_collapse,
+    "partial collapse": partial_collapse,
+    "D wins": d_wins,
+    "G wins": g_wins,
+    "D memorises": d_memorises,
+}
+# What says more stands for what follows from it.
+HIDES = {
+    "divergence": {"mode collapse", "partial collapse", "D wins", "G wins"},
+    "mode collapse": {"partial collapse"},
+}
+
+
+def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
+    """The verdicts at the last of `rows`, the gravest first; empty where all is well.
+
+    A sign becomes a verdict when `SUSTAINED` of the last `WINDOW` rows show it.
+
+    Args:
+      rows: of `metrics.jsonl`, in order; those without the monitor's numbers count for what they have.
+      total_steps: of the run.
+    """
+    probed = [row for row in rows if "monitor/coverage" in row]
+    rows = probed or [row for row in rows if "loss/gen" in row]
+    verdicts: list[Verdict] = []
+    hidden: set[str] = set()
+    for name, sign in SIGNS.items():
+        if name in hidden:
+            continue
+        seen = _signs(sign, rows, total_steps)
+        if len(seen) >= SUSTAINED:
+            verdicts.append(Verdict(name, "bad", seen[0][0], seen[-1][1]))
+            hidden |= HIDES.get(name, set())
+    if not verdicts and (found := harmless_oscillation(rows)):
+        verdicts.append(Verdict("harmless oscillation", "fine", int(rows[-1]["step"]), found))
+    return verdicts
+
+
+def _signs(sign: Sign, rows: Sequence[Row], total_steps: int) -> list[tuple[int, str]]:
+    """(step, evidence) of the last `WINDOW` rows that show the sign, the last row among them."""
+    history = History(rows, total_steps)
+    seen = []
+    for back in range(min(WINDOW, len(rows))):
+        at = history.before(back)
+        evidence = sign(at)
+        if evidence is None and back == 0:
+            return []
+        if evidence is not None:
+            seen.append((int(at.rows[-1]["step"]), evidence))
+    return seen[::-1]
+
+
+def harmless_oscillation(rows: Sequence[Row]) -> str | None:
+    """A loss far outside of its usual range in the last row, while the coverage is what it was."""
+    if len(rows) < 8 or "monitor/coverage" not in rows[-1]:
+        return None
+    coverage = [_number(row["monitor/coverage"]) for row in rows if "monitor/coverage" in row]
+    if coverage[-1] < max(PARTIAL, statistics.median(coverage[-8:]) - RISE):
+        return None
+    for name in ("loss/gen", "loss/dis"):
+        values = [_number(row[name]) for row in rows if name in row]
+        usual = statistics.median(values[-21:-1])
+        scatter = 1.4826 * statistics.median(abs(value - usual) for value in values[-21:-1])
+        if abs(values[-1] - usual) > SPIKE * max(scatter, 1e-3 * abs(usual)):
+            jump = f"{name} jumped from {usual:.3g} to {values[-1]:.3g}"
+            return f"{jump}, samples still reach {coverage[-1]:.0%} of the data"
+    return None

@@ -1,0 +1,173 @@
+"""What the monitor does about a run that went wrong: starts anew or goes back, with lower rates and other randomness.
+
+Each remedy is written to `WORKDIR/remedies.json` before anything is moved, so a crash in the midst of one is finished
+by the next start, and their number is bounded whatever happens. What a failed attempt left goes to
+`WORKDIR/attempts/N`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ganjax.checkpoint import Checkpointer
+from ganjax.errors import UserError
+from ganjax.state import GanState
+from ganjax.workdir import atomic_write_json
+
+RESTART, ROLLBACK = "restart_lower_lr", "rollback_lower_lr"
+FILE, ATTEMPTS, HEALTHY_FOLDER = "remedies.json", "attempts", "healthy"
+KEEP_HEALTHY = 3
+SEED_STRIDE = 1_000_003  # between the randomness of one attempt and of the next
+# What a restart takes out of the way; a rollback only the checkpoints, which are newer than what it goes back to.
+MOVED = {
+    RESTART: ("checkpoints", HEALTHY_FOLDER, "samples", "best", "evaluations"),
+    ROLLBACK: ("checkpoints",),
+}
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One of them.
+
+    Attributes:
+      number: 1, 2, …
+      action: `restart_lower_lr` or `rollback_lower_lr`.
+      step: at which the run was left.
+      verdict: what it was left for.
+      evidence: of the verdict.
+      to_step: it goes on from there; 0 is from scratch.
+      rate: factor on the config's learning rates from then on.
+      seed: of the run from then on.
+    """
+
+    number: int
+    action: str
+    step: int
+    verdict: str
+    evidence: str
+    to_step: int
+    rate: float
+    seed: int
+
+
+class Remedies:
+    """The remedies of a run, and how many more there may be."""
+
+    def __init__(self, folder: Path, config: ConfigDict) -> None:
+        """Reads those taken, and finishes one that a crash cut short.
+
+        Raises:
+          UserError: `remedies.json` is damaged.
+        """
+        self._folder, self._seed = folder, int(config.seed)
+        self._options = config.monitor
+        self._rates = {f"{net}/learning_rate": config[net].optimizer.learning_rate for net in ("gen", "dis")}
+        self.taken: list[Remedy] = read_remedies(folder / FILE)
+        if self.taken:
+            self._clear_away(self.taken[-1])
+
+    @property
+    def active(self) -> bool:
+        """Whether the config asks for actions."""
+        return self._options.action in (RESTART, ROLLBACK)
+
+    @property
+    def available(self) -> bool:
+        """Whether one more may be taken."""
+        return self.active and len(self.taken) < self._options.max_actions
+
+    def begin(self, step: int, verdict: str, evidence: str, since: int, healthy: Sequence[int]) -> Remedy:
+        """Records a remedy and moves away what the failed attempt left.
+
+        A rollback goes to the newest healthy checkpoint from before `since`, and each further one to an older one, so
+        that it leaves the path that failed; without any it is a restart.
+
+        Args:
+          step: at which the run is.
+          verdict, evidence: why.
+          since: the step at which the trouble began.
+          healthy: steps of healthy checkpoints.
+        """
+        back = min((r.to_step for r in self.taken if r.action == ROLLBACK), default=step)
+        choices = [at for at in healthy if at < since and (not self.taken or at < back)]
+        rollback = self._options.action == ROLLBACK and bool(choices)
+        number = len(self.taken) + 1
+        remedy = Remedy(
+            number=number,
+            action=ROLLBACK if rollback else RESTART,
+            step=step,
+            verdict=verdict,
+            evidence=evidence,
+            to_step=max(choices) if rollback else 0,
+            rate=(self.taken[-1].rate if self.taken else 1.0) * self._options.lr_factor,
+            seed=(self._seed + number * SEED_STRIDE) % 2**31,
+        )
+        self.taken.append(remedy)
+        atomic_write_json(self._folder / FILE, [dataclasses.asdict(r) for r in self.taken])
+        self._clear_away(remedy)
+        return remedy
+
+    def first_state(self, state: GanState) -> tuple[int, GanState]:
+        """(step, state) to go on from where there is no checkpoint: the first state, or what a remedy goes back to.
+
+        Args:
+          state: the first one of the config, on the host or a device.
+
+        Raises:
+          UserError: the healthy checkpoint is gone.
+        """
+        if not self.taken:
+            return 0, state
+        remedy = self.taken[-1]
+        if remedy.to_step:
+            with Checkpointer(self._folder / HEALTHY_FOLDER, keep=0) as kept:
+                found = kept.restore(state, remedy.to_step)
+            assert found is not None  # a missing step raises
+            state = found[1]
+        return remedy.to_step, self._cut(state)
+
+    def _cut(self, state: GanState) -> GanState:
+        """The state with the learning rates and the seed of the last remedy."""
+        remedy = self.taken[-1]
+        changed = {name: jnp.float32(rate * remedy.rate) for name, rate in self._rates.items()}
+        return dataclasses.replace(
+            state, hyper={**state.hyper, **changed, "seed": jnp.asarray(remedy.seed, jnp.uint32)}
+        )
+
+    def _clear_away(self, remedy: Remedy) -> None:
+        """Moves what the attempt left to `attempts/N`; the name appears once all is there."""
+        done = self._folder / ATTEMPTS / f"{remedy.number}"
+        if done.exists():
+            return
+        stage = done.with_suffix(".partial")
+        stage.mkdir(parents=True, exist_ok=True)
+        for name in MOVED[remedy.action]:
+            if (self._folder / name).exists():
+                os.rename(self._folder / name, stage / name)
+        if (self._folder / "metrics.jsonl").exists():  # the new attempt cuts it where it begins
+            shutil.copyfile(self._folder / "metrics.jsonl", stage / "metrics.jsonl")
+        os.rename(stage, done)
+
+
+def read_remedies(path: Path) -> list[Remedy]:
+    """What a run has recorded; a `UserError` where the file is damaged."""
+    try:
+        records: Any = json.loads(path.read_text())
+        return [Remedy(**record) for record in records]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected the list of restarts and rollbacks of this run, came: {error}. Restore it, or give "
+            "another --workdir."
+        ) from None

@@ -1,0 +1,108 @@
+"""The monitor that a config asks for, on the data and devices of a run."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ganjax.compat import MIXTURES
+from ganjax.data import Dataset, load, to_float
+from ganjax.factory import at_sides, compared_together
+from ganjax.metrics.ssim import count_scales, ms_ssim
+from ganjax.monitor import Probe, Reference, Watch, features_of
+from ganjax.monitor.verdicts import Row
+from ganjax.setup import Setup, batch_unit
+
+# Splits that D is not shown when it trains on the first: digits' `train` is everything.
+HELD_OUT = {
+    ("fashion_mnist", "train"): "test",
+    ("digits", "fit"): "test",
+    ("stacked_digits", "fit"): "test",
+}
+REFERENCE_IMAGES = 4096  # of which the reference is made
+
+
+def make_watch(config: ConfigDict, setup: Setup, rows: Iterable[Row], earlier: Watch | None = None) -> Watch:
+    """The monitor of this run; `rows` are those before the step it goes on from.
+
+    The probe, with what it has compiled, is taken from an `earlier` one of this run.
+    """
+    probe = None
+    if config.monitor.samples:
+        probe = make_probe(config, setup) if earlier is None else earlier.probe
+    return Watch(
+        probe,
+        total_steps=config.train.steps,
+        every_steps=config.monitor.every_steps,
+        log_steps=config.log.every_steps,
+        rows=rows,
+    )
+
+
+def make_probe(config: ConfigDict, setup: Setup) -> Probe:
+    """The probe with its fixed reals, chosen at random once for a seed.
+
+    Raises:
+      UserError: `monitor.heldout` names no split.
+    """
+    dataset, build = setup.dataset, setup.build
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(dataset))
+    unit = len(setup.devices) * math.lcm(batch_unit(config), config.dis.packing * compared_together(config))
+    wanted = max(config.monitor.samples // unit, 1) * unit
+    chosen = np.resize(order, wanted)  # a small data set is gone round again
+    heldout = held_out(config)
+    drawn = None if heldout is None else rng.integers(0, len(heldout), wanted)
+
+    def pyramid(images: np.ndarray, scale: float) -> tuple[np.ndarray, ...]:
+        x = to_float(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images / scale)
+        return tuple(np.asarray(level) for level in jax.device_get(at_sides(x, build.sides)))
+
+    return Probe(
+        build.game,
+        setup.devices,
+        pyramid(dataset.images[chosen], dataset.scale),
+        None if dataset.labels is None else dataset.labels[chosen],
+        None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
+        reference_of(dataset, order),
+        similarity_of(dataset),
+    )
+
+
+def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:
+    """The reference that samples are held to."""
+    images = dataset.images[order[:REFERENCE_IMAGES]]
+    scaled = images / np.float32(127.5) - 1.0 if images.dtype == np.uint8 else images / dataset.scale
+    return Reference.of(features_of(scaled))
+
+
+def similarity_of(dataset: Dataset) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """MS-SSIM of pairs where the data are images, else None."""
+    if dataset.images.ndim != 4:
+        return None
+    return functools.partial(ms_ssim, scales=count_scales(min(dataset.images.shape[1:3])))
+
+
+def held_out(config: ConfigDict) -> Dataset | None:
+    """Reals that D is never shown: another draw of a mixture, `monitor.heldout`, or what goes with the split."""
+    data, split = config.data, config.monitor.heldout
+    seed = config.seed
+    if split == "auto":
+        split = data.split if data.name in MIXTURES else HELD_OUT.get((data.name, data.split), "none")
+        seed += data.name in MIXTURES
+    if split == "none":
+        return None
+    return load(
+        data.name,
+        path=data.path,
+        manual_dir=data.manual_dir,
+        split=split,
+        resolution=data.resolution,
+        seed=seed,
+    )

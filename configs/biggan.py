@@ -8,6 +8,10 @@ BigGAN: 96 channels, z of 120 in six parts, D 2e-4 and G 5e-5 with Adam(0, 0.999
 spectral norm in both networks, orthogonal regularisation of G at 1e-4, attention at 64 pixels. BigGAN-deep: 128
 channels, z of 128, D and G at 2.5e-5. `ganjax sample --truncation=0.5` trades variety for fidelity.
 Arguments: `deep`; `resolution=256` (attention at 64) or 64 (at 32); `small` is the same on 8×8 digits for a CPU.
+
+Measured here only `small` and `small,deep` (2026-11-24, 2 CPU cores, one run each): 84 and 236 s, 99.8 and 99.5
+% of 2,000 samples are of the asked class by a classifier of the real digits (docs/models.md). The others were
+not trained.
 """
 
 from ganjax.config import default_config, parse_arg

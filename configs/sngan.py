@@ -10,6 +10,10 @@ With `wgan_gp` the Wasserstein loss, λ = 10 and no spectral norm, as Gulrajani 
 Arguments: `conditional` tells both networks the class; `wgan_gp`; `data=NAME` is another data set of TFDS, such as
 celeb_a, at 64 pixels; `small` is for 8×8 digits on a CPU: narrow, with spectral norm in G too, constant rates, and
 one update of D.
+
+Measured here only `small,conditional` (2026-11-24, 2 CPU cores, one run): 72 s alone, 99.8 % of 2,000 samples
+are of the asked class by a classifier of the real digits (docs/models.md). The full sizes were compiled and not
+trained.
 """
 
 from ganjax.config import default_config, parse_arg

@@ -9,6 +9,10 @@ Karras et al. 2020, configuration F, with the settings of Karras et al. 2020b fo
 half-life of 20 kimg, 25,000 kimg in batches of 64. At 1024 pixels the whole width, batch 32, γ = 10.
 With `msg` as Karnewar & Wang 2019, section 4: φ `cat_lin`, R1 γ = 10 averaged over scales, rate 3e-3, no path lengths.
 Arguments: `resolution`, `msg`, `ada` (augmentation that adapts), `small` (8×8 digits for a CPU), `conditional`.
+
+Measured here only `small,conditional` without and with `msg` (2026-11-24, 2 CPU cores, one run each): 279 and
+230 s, 98.9 and 99.0 % of 2,000 samples are of the asked class by a classifier of the real digits
+(docs/models.md).
 """
 
 from ganjax.config import default_config, parse_arg

@@ -130,7 +130,7 @@ def told(findings: Findings) -> str:
     if not f.verdicts:
         lines.append(f"Verdict: {HEALTHY}")
     for verdict in f.verdicts:
-        mark = "harmless" if verdict.severity == "fine" else f"since step {verdict.since}"
+        mark = "no reason to stop" if verdict.severity == "fine" else f"since step {verdict.since}"
         lines.append(f"Verdict: {verdict.name} ({mark})")
         lines += _wrapped(f"Evidence: {verdict.evidence}.")
         lines += _wrapped(verdict.advice)
@@ -149,7 +149,8 @@ def told(findings: Findings) -> str:
         lines += ["", "Remedies"]
         for r in f.remedies:
             where = f"back to step {r.to_step}" if r.to_step else "from scratch"
-            lines.append(f"  {r.number}. at step {r.step}, {r.verdict}: {where}, learning rates × {r.rate:g}")
+            rates = f"learning rates × {r.rate_gen:g} (G) and {r.rate_dis:g} (D)"
+            lines.append(f"  {r.number}. at step {r.step}, {r.verdict}: {where}, {rates}")
     return "\n".join(lines)
 
 

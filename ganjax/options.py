@@ -340,7 +340,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "monitor.lr_factor",
         0.25,
-        "what each of them multiplies both learning rates by",
+        "what each of them multiplies the learning rates by",
         low=0.001,
         high=1,
         runtime=True,

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from ganjax.checkpoint import Checkpointer
 from ganjax.errors import UserError
+from ganjax.monitor import Verdict
 from ganjax.state import GanState
 from ganjax.workdir import atomic_write_json
 
@@ -46,7 +47,7 @@ class Remedy:
       verdict: what it was left for.
       evidence: of the verdict.
       to_step: it goes on from there; 0 is from scratch.
-      rate: factor on the config's learning rates from then on.
+      rate_gen, rate_dis: factors on the config's learning rates from then on.
       seed: of the run from then on.
     """
 
@@ -56,7 +57,8 @@ class Remedy:
     verdict: str
     evidence: str
     to_step: int
-    rate: float
+    rate_gen: float
+    rate_dis: float
     seed: int
 
 
@@ -71,7 +73,7 @@ class Remedies:
         """
         self._folder, self._seed = folder, int(config.seed)
         self._options = config.monitor
-        self._rates = {f"{net}/learning_rate": config[net].optimizer.learning_rate for net in ("gen", "dis")}
+        self._rates = {net: config[net].optimizer.learning_rate for net in ("gen", "dis")}
         self.taken: list[Remedy] = read_remedies(folder / FILE)
         if self.taken:
             self._clear_away(self.taken[-1])
@@ -86,7 +88,9 @@ class Remedies:
         """Whether one more may be taken."""
         return self.active and len(self.taken) < self._options.max_actions
 
-    def begin(self, step: int, verdict: str, evidence: str, since: int, healthy: Sequence[int]) -> Remedy:
+    def begin(
+        self, step: int, verdict: Verdict, healthy: Sequence[int], *, dis_ahead: bool = False
+    ) -> Remedy:
         """Records a remedy and moves away what the failed attempt left.
 
         A rollback goes to the newest healthy checkpoint from before `since`, and each further one to an older one, so
@@ -94,28 +98,38 @@ class Remedies:
 
         Args:
           step: at which the run is.
-          verdict, evidence: why.
-          since: the step at which the trouble began.
+          verdict: why.
           healthy: steps of healthy checkpoints.
+          dis_ahead: whether D was far ahead of G. Then the first remedy cuts D's rate alone, by the square of the
+            factor, for the balance (lessons 4 and 9).
         """
         back = min((r.to_step for r in self.taken if r.action == ROLLBACK), default=step)
-        choices = [at for at in healthy if at < since and (not self.taken or at < back)]
+        choices = [at for at in healthy if at < verdict.since and (not self.taken or at < back)]
         rollback = self._options.action == ROLLBACK and bool(choices)
-        number = len(self.taken) + 1
+        number, factor = len(self.taken) + 1, self._options.lr_factor
+        gen, dis = self._rates_after(factor, dis_only=dis_ahead and verdict.name != "divergence")
         remedy = Remedy(
             number=number,
             action=ROLLBACK if rollback else RESTART,
             step=step,
-            verdict=verdict,
-            evidence=evidence,
+            verdict=verdict.name,
+            evidence=verdict.evidence,
             to_step=max(choices) if rollback else 0,
-            rate=(self.taken[-1].rate if self.taken else 1.0) * self._options.lr_factor,
+            rate_gen=gen,
+            rate_dis=dis,
             seed=(self._seed + number * SEED_STRIDE) % 2**31,
         )
         self.taken.append(remedy)
         atomic_write_json(self._folder / FILE, [dataclasses.asdict(r) for r in self.taken])
         self._clear_away(remedy)
         return remedy
+
+    def _rates_after(self, factor: float, *, dis_only: bool) -> tuple[float, float]:
+        """The next factors on the rates of G and D."""
+        gen, dis = (self.taken[-1].rate_gen, self.taken[-1].rate_dis) if self.taken else (1.0, 1.0)
+        if dis_only and gen == dis:
+            return gen, dis * factor**2
+        return gen * factor, dis * factor
 
     def first_state(self, state: GanState) -> tuple[int, GanState]:
         """(step, state) to go on from where there is no checkpoint: the first state, or what a remedy goes back to.
@@ -139,7 +153,10 @@ class Remedies:
     def _cut(self, state: GanState) -> GanState:
         """The state with the learning rates and the seed of the last remedy."""
         remedy = self.taken[-1]
-        changed = {name: jnp.float32(rate * remedy.rate) for name, rate in self._rates.items()}
+        factors = {"gen": remedy.rate_gen, "dis": remedy.rate_dis}
+        changed = {
+            f"{net}/learning_rate": jnp.float32(rate * factors[net]) for net, rate in self._rates.items()
+        }
         return dataclasses.replace(
             state, hyper={**state.hyper, **changed, "seed": jnp.asarray(remedy.seed, jnp.uint32)}
         )

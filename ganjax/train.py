@@ -189,7 +189,7 @@ class Loop:
         self.checkpoints.wait()
         with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
             steps = [step for step in healthy.steps() if step % self.calls == 0]
-        remedy = self.remedies.begin(self.step, verdict.name, verdict.evidence, verdict.since, steps)
+        remedy = self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
         self.step, state = self.remedies.first_state(self.build.init())
         self.state = parallel.replicate(state, self.setup.devices)
         self.resumed = False
@@ -201,8 +201,8 @@ class Loop:
         start = f"going back to step {self.step}" if self.step else "starting anew"
         writer.message(
             f"Remedy {remedy.number} of at most {self.config.monitor.max_actions}: {start} with the learning rates "
-            f"times {remedy.rate:g} and seed {remedy.seed}. What the failed attempt left is in "
-            f"{self.folder / 'attempts' / str(remedy.number)}."
+            f"times {remedy.rate_gen:g} (G) and {remedy.rate_dis:g} (D) and seed {remedy.seed}. What the failed "
+            f"attempt left is in {self.folder / 'attempts' / str(remedy.number)}."
         )
 
     def advance(self, writer: RunWriter, until: int) -> None:
@@ -234,7 +234,7 @@ class Loop:
         """Averages the metrics since the last line; the only place where the host waits for them."""
         rows = jax.device_get(pending)
         pending.clear()
-        metrics = {name: float(sum(row[name] for row in rows)) / len(rows) for name in rows[0]}
+        metrics = {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0]}
         control = jax.device_get(self.state.control)
         metrics |= {
             name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")

@@ -100,7 +100,7 @@ def test_rollbacks_go_further_back_each_time(tmp_path: Path, monkeypatch: pytest
         ("rollback", 20),
         ("restart_", 0),
     ]
-    assert [r["rate"] for r in summary["remedies"]] == [0.25, 0.0625, 0.25**3, 0.25**4]
+    assert [r["rate_gen"] for r in summary["remedies"]] == [0.25, 0.0625, 0.25**3, 0.25**4]
     assert len({r["seed"] for r in summary["remedies"]}) == 4 and summary["steps"] == STEPS
     gen, _, seed = rates(restored(tmp_path, config))
     assert gen == pytest.approx(config.gen.optimizer.learning_rate * 0.25**4)
@@ -174,6 +174,18 @@ def test_a_crash_in_the_midst_of_a_restart(
     assert rates(restored(tmp_path, config))[0] == pytest.approx(config.gen.optimizer.learning_rate / 4)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(10, STEPS + 1, 10))
+
+
+def test_a_discriminator_that_is_ahead_is_slowed_first(tmp_path: Path) -> None:
+    remedies = Remedies(tmp_path, config_of("restart_lower_lr"))
+    collapse = Verdict("mode collapse", "bad", 10, "made up")
+    found = [remedies.begin(30, collapse, [], dis_ahead=True) for _ in range(2)]
+    assert [(r.rate_gen, r.rate_dis) for r in found] == [(1.0, 0.0625), (0.25, 0.015625)]
+    other = Remedies(tmp_path / "other", config_of("restart_lower_lr"))
+    (tmp_path / "other").mkdir()
+    first = other.begin(30, Verdict("divergence", "bad", 10, "made up"), [], dis_ahead=True)
+    assert (first.rate_gen, first.rate_dis) == (0.25, 0.25)
+    assert Remedies(tmp_path, config_of("warn")).taken == found
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:

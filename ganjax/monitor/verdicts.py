@@ -17,12 +17,14 @@ HEALTHY = "healthy"
 SUSTAINED, WINDOW = 3, 4  # a sign counts once it was there in so many of the last rows: one row is a flicker
 WARM_UP = 0.1  # share of the run before which G has not had the time to spread
 LEARNING = 0.3  # share of the run in which a coverage that no longer rises may still be a G that learns
+LATE = 0.75  # share of the run by which samples should lie on the data
 RISE = 0.05  # what counts as still getting better over the last quarter of the rows
 
 COLLAPSED = 0.3  # diversity or coverage below which nearly all is lost
 PARTIAL = 0.75  # coverage below which a part of the data is missing
 FALL = 0.2  # of the coverage, from its best
 WON = 0.99  # share of pairs that D orders right
+VANISHED, NOTHING = 1e-3, 1e-6  # of the usual norm of G's gradient, and at all
 FOOLED = 0.35
 OFF_DATA = 0.5  # quality below which G's samples do not lie on the data
 LOGIT_LIMIT = 1e3
@@ -38,7 +40,7 @@ class Verdict:
 
     Attributes:
       name: one of `ADVICE`.
-      severity: `bad`, or `fine` for what looks bad and is not.
+      severity: `bad`, or `fine` for what looks bad and is not, or not yet done.
       since: the step at which its signs began.
       evidence: the numbers that say so.
     """
@@ -102,6 +104,11 @@ ADVICE: dict[str, tuple[str, str]] = {
         "6, noise and augmentation of D's inputs",
         "D takes reals that it never saw for fakes: it knows the training images by heart. Use augmentation "
         "(augment.policy=ada or DiffAugment), R1, more data or a smaller D.",
+    ),
+    "still learning": (
+        "2, watch the images; 1, network capacity",
+        "Nothing is broken, but most samples do not lie on the data yet. Train longer, watch the images, and if they "
+        "stop getting better give both networks more width.",
     ),
     "harmless oscillation": (
         "2, never stop early on a loss",
@@ -204,14 +211,18 @@ def partial_collapse(h: History) -> str | None:
 
 
 def d_wins(h: History) -> str | None:
-    """D orders every pair right while the samples neither lie on the data nor come closer to it."""
+    """D orders every pair right, and G's gradient has vanished, or its samples stay off the data."""
     row = h.rows[-1]
-    if h.share() < WARM_UP or "monitor/separation" not in row:
+    if h.share() < WARM_UP or row.get("monitor/separation", 0.0) < WON:
         return None
-    separation, quality = row["monitor/separation"], row["monitor/quality"]
-    if separation < WON or quality >= OFF_DATA or h.rising("monitor/quality"):
+    apart = f"D tells {row['monitor/separation']:.1%} of the pairs apart"
+    gradients = h.values("grad_norm/gen")
+    if gradients and gradients[-1] < max(VANISHED * statistics.median(gradients), NOTHING):
+        return f"{apart}, and G's gradient has a norm of {gradients[-1]:.1g}"
+    quality = row["monitor/quality"]
+    if quality >= OFF_DATA or h.rising("monitor/quality"):
         return None
-    return f"D tells {separation:.1%} of the pairs apart, and {quality:.0%} of the samples lie on the data"
+    return f"{apart}, and {quality:.0%} of the samples lie on the data"
 
 
 def g_wins(h: History) -> str | None:
@@ -235,6 +246,14 @@ def d_memorises(h: History) -> str | None:
     if gap <= 0 or (real - heldout) / gap < MEMORISED or row["monitor/memorised"] < 0.8:
         return None
     return f"D gives its reals {real:.2g}, reals it never saw {heldout:.2g}, fakes {fake:.2g}"
+
+
+def still_learning(h: History) -> str | None:
+    """Late in the run most samples are still off the data, and nothing worse is wrong."""
+    quality = h.rows[-1].get("monitor/quality", 1.0)
+    if h.share() < LATE or quality >= OFF_DATA:
+        return None
+    return f"{quality:.0%} of the samples lie on the data"
 
 
 SIGNS: dict[str, Sign] = {
@@ -274,6 +293,8 @@ def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
             hidden |= HIDES.get(name, set())
     if not verdicts and (found := harmless_oscillation(rows)):
         verdicts.append(Verdict("harmless oscillation", "fine", int(rows[-1]["step"]), found))
+    if not verdicts and len(seen := _signs(still_learning, rows, total_steps)) >= SUSTAINED:
+        verdicts.append(Verdict("still learning", "fine", seen[0][0], seen[-1][1]))
     return verdicts
 
 

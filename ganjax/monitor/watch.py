@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ganjax.monitor.verdicts import HEALTHY, Row, Verdict, judge_rows
+
+RECENT, AHEAD = 8, 0.9  # measurements, and the share of pairs that a D which is far ahead orders right
 
 
 class Watch:
@@ -53,6 +56,12 @@ class Watch:
     def bad(self) -> list[Verdict]:
         """The verdicts that ask for something to be done."""
         return [verdict for verdict in self.verdicts if verdict.severity == "bad"]
+
+    @property
+    def dis_ahead(self) -> bool:
+        """Whether D told nearly all fakes from reals in most of the last measurements."""
+        values = [row["monitor/separation"] for row in self.rows if "monitor/separation" in row][-RECENT:]
+        return bool(values) and statistics.median(values) > AHEAD
 
 
 def shown(verdicts: Iterable[Verdict]) -> str:

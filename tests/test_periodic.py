@@ -98,6 +98,8 @@ def test_a_run_that_evaluates(run_cli: RunCli, tmp_path: Path) -> None:
     crossed = [s for s in range(10, 61, 10) if s * batch // 2500 > (s - 10) * batch // 2500]
     assert sorted(measured) == sorted({*crossed, 60}) and len(rows) == 6 and len(measured) >= 2
     assert {"eval/modes", "eval/kl", "eval/high_quality"} <= rows[-1].keys()
+    for result in json.loads((workdir / "evaluations" / "step_00000060.json").read_text()):
+        assert result["name"] != "fid" or result["low"] < result["value"] < result["high"]
     with Checkpointer(workdir / BEST, keep=0) as kept:
         assert kept.steps() == sorted(sorted(measured, key=lambda s: measured[s])[:2])
     assert json.loads((workdir / "summary.json").read_text())["metrics"]["eval/fid"] == pytest.approx(

@@ -43,7 +43,8 @@ class Case:
       dataset: of the reals.
       network: of the features.
       seed: of the draws.
-      quick: a value without its interval (for the floor, and in training).
+      quick: a value without its interval (for the floor).
+      repeats: most resampled sets that an interval is made of.
     """
 
     reals: Statistics
@@ -52,6 +53,7 @@ class Case:
     network: FeatureNetwork
     seed: int
     quick: bool = False
+    repeats: int = intervals.REPEATS
 
 
 @dataclass(frozen=True)
@@ -261,10 +263,15 @@ def floor_case(case: Case) -> Case | None:
 
 
 def _bootstrapped(
-    case: Case, statistic: Callable[[np.ndarray], float], n: int, value: float, repeats: int = 200
+    case: Case,
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    value: float,
+    repeats: int = intervals.REPEATS,
 ) -> Number:
     if case.quick:
         return Number(value, (value, value))
+    repeats = min(repeats, case.repeats)
     low, high = intervals.bootstrap(statistic, n, value, seed=case.seed, repeats=repeats)
     shrink = (n / case.fakes.count) ** 0.5  # where not all samples are kept
     return Number(value, (value - (value - low) * shrink, value + (high - value) * shrink))
@@ -272,7 +279,9 @@ def _bootstrapped(
 
 def _mean(case: Case, values: np.ndarray, settings: Settings) -> Number:
     value = float(np.mean(values))
-    interval = (value, value) if case.quick else intervals.mean_interval(values, seed=case.seed)
+    if case.quick:
+        return Number(value, (value, value), settings)
+    interval = intervals.mean_interval(values, seed=case.seed, repeats=case.repeats)
     return Number(value, interval, settings)
 
 

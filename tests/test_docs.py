@@ -9,6 +9,7 @@ import pytest
 
 from ganjax import config as configs
 from ganjax.compat import RULES
+from ganjax.monitor import ADVICE
 from ganjax.options import BY_KEY
 from ganjax.techniques import LESSONS, TECHNIQUES
 
@@ -41,3 +42,9 @@ def test_every_technique_has_a_recipe_that_switches_it(technique):
     base = configs.flatten(configs.resolve(f"{RECIPE}:name=base", []))
     with_it = configs.flatten(configs.resolve(f"{RECIPE}:name={technique.name}", []))
     assert any(base[key] != with_it[key] for key in technique.keys)
+
+
+def test_the_page_of_the_monitor_names_every_verdict_and_action():
+    page = (ROOT / "docs" / "monitor.md").read_text()
+    assert all(f"| **{name}** |" in page or f"| *{name}* |" in page for name in ADVICE)
+    assert all(f"`{choice}`" in page for choice in BY_KEY["monitor.action"].choices)

@@ -5,8 +5,8 @@
 On the grid mixture and on stacked digits, with their recipes shortened. Whether a run failed is judged apart from the
 monitor: by the modes that its samples cover, and their quality (grid) or the KL divergence of their classes (digits).
 A verdict counts if it was given at any log line, so an alarm that came and went in a healthy run is a false one. What
-was called collapsed or divergent is run again with monitor.action=restart_lower_lr. A run that has its result is not
-repeated.
+failed is run again with monitor.action=restart_lower_lr, but for the identical latents, which no rate can mend. A run
+that has its result is not repeated.
 """
 
 from __future__ import annotations
@@ -203,13 +203,7 @@ def main() -> None:
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(keys, pool.map(lambda key: run(*key, "warn", workdir), keys), strict=True))
-        again = [
-            key
-            for key, row in results.items()
-            if row["failed"]
-            and key[1] != "identical latents"
-            and ((COLLAPSE & set(row["seen"])) or row["diverged"])
-        ]
+        again = [key for key, row in results.items() if row["failed"] and key[1] != "identical latents"]
         restarted = dict(
             zip(again, pool.map(lambda key: run(*key, "restart_lower_lr", workdir), again), strict=True)
         )

@@ -106,7 +106,7 @@ def test_real_points_reach_the_floor_and_collapsed_ones_do_not() -> None:
         assert result.low <= result.value <= result.high and result.floor is not None
         assert result.protocol.reference_count == 100_000 and result.protocol.sample_count == 2000
     quick = judge_points(ring.images[:2000], ["fid"], quick=True)["fid"]
-    assert quick.value == good["fid"].value and quick.low == quick.high and quick.floor is None
+    assert quick.value == good["fid"].value and quick.low < quick.value < quick.high and quick.floor is None
 
 
 def test_every_measure_on_digits() -> None:

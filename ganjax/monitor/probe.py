@@ -50,7 +50,9 @@ class Probe:
         fixed = (reals, labels, heldout, index)
         self._fixed = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), fixed)
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
-        self._call = jax.pmap(self._measure, axis_name=game.axis_name or "devices", in_axes=(None, 0), devices=devices)
+        self._call = jax.pmap(
+            self._measure, axis_name=game.axis_name or "devices", in_axes=(None, 0), devices=devices
+        )
         self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:

@@ -203,7 +203,7 @@ def test_a_run_leaves_its_files(images: Path, unbroken: Path) -> None:
 def test_nothing_is_compiled_twice(images: Path) -> None:
     lines = [line for line in images.with_name("images.err").read_text().splitlines() if "Compiling" in line]
     sizes = sorted(size for line in lines if (size := line.count("ShapedArray(")) > 5)
-    # By their arguments: the sampler (G's weights), σ of the layers, the monitor's probe, and the step (the whole state).
+    # By their arguments: the sampler (G's weights), σ of layers, the monitor's probe, the step (all of the state).
     assert len(sizes) == 4 and sizes[-1] > 50, "expected sampler, σ, probe and step, once each"
 
 

@@ -37,9 +37,10 @@ def main() -> None:
     config = configs.resolve(arguments.config, [(key, str(value)) for key, value in options.items()])
     from ganjax import parallel
     from ganjax.checkpoint import Checkpointer
+    from ganjax.pacing import steps_per_call
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.train import Loop, steps_per_call
+    from ganjax.train import Loop
     from ganjax.writers import RunWriter
 
     setup = prepare(config)

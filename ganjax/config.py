@@ -126,6 +126,17 @@ def load_recipe(spec: str) -> ConfigDict:
     Raises:
       UserError: no such file, no `get_config`, an error in the recipe, or a result that is no config.
     """
+    config = load_file(spec, "get_config", ConfigDict)
+    assert isinstance(config, ConfigDict)
+    return config
+
+
+def load_file(spec: str, function: str, kind: type) -> Any:
+    """What `function` of the Python file `FILE[:ARG]` returns for that argument: a `kind`.
+
+    Raises:
+      UserError: no such file or function, an error in it, or a result of another kind.
+    """
     text, _, arg = spec.partition(":")
     path = Path(text)
     if not path.is_file():
@@ -137,16 +148,17 @@ def load_recipe(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        config = module.get_config(arg) if arg else module.get_config()
+        call = getattr(module, function)
+        result = call(arg) if arg else call()
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"The recipe {text!r} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(result, kind):
         raise UserError(
-            f"get_config of {text!r} must return a ConfigDict, and returned {type(config).__name__}."
+            f"{function} of {text!r} must return a {kind.__name__}, and returned {type(result).__name__}."
         )
-    return config
+    return result
 
 
 def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ganjax import penalties
+from ganjax.config import flatten
 from ganjax.data import Dataset
 from ganjax.data.images import pyramid, random_flip, to_float
 from ganjax.data.order import shuffled_indices
@@ -39,6 +41,7 @@ class Build:
     Attributes:
       game: the static part of the step.
       init: () → the first state.
+      initialise: `make_hyper` of a config that shares this program → its first state.
       shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
       deliver: (data, state, index [n]) → one device's batch from resident data.
       sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
@@ -49,12 +52,17 @@ class Build:
 
     game: Game
     init: Callable[[], GanState]
+    initialise: Callable[[dict[str, jax.Array]], GanState]
     shapes: Callable[[], GanState]
     deliver: Callable[[Tree, GanState, jax.Array], Batch]
     sides: tuple[int, ...]
     images_per_step: int
     classes: int
     truncates: bool
+
+    def for_config(self, config: ConfigDict) -> Build:
+        """The same program with the traced values of `config`, which may differ in nothing else (`make_hyper`)."""
+        return replace(self, init=lambda: self.initialise(make_hyper(config)))
 
 
 def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
@@ -84,10 +92,14 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         group=compared_together(config),
         axis_name=axis_name,
     )
+    initialise = make_initialiser(config, game, dataset, sides)
     return Build(
         game=game,
-        init=lambda: make_state(config, game, dataset, sides),
-        shapes=lambda: jax.eval_shape(lambda: make_state(config, game, dataset, sides, abstract=True)),
+        init=lambda: initialise(make_hyper(config)),
+        initialise=initialise,
+        shapes=lambda: jax.eval_shape(
+            lambda: make_initialiser(config, game, dataset, sides, abstract=True)(make_hyper(config))
+        ),
         deliver=make_delivery(config, dataset, sides),
         sides=sides,
         images_per_step=config.train.batch_size * config.train.dis_steps,
@@ -214,34 +226,48 @@ def make_latents(dim: int, distribution: str, truncation: float = 1.0) -> Callab
     return jax.vmap(one)
 
 
+# Options whose values the step takes as arguments, by their names in `state.hyper`; the seed is one as well.
+TRACED = {
+    "gen/learning_rate": "gen.optimizer.learning_rate",
+    "dis/learning_rate": "dis.optimizer.learning_rate",
+    "loss/scale": "loss.scale",
+    "loss/label_smoothing": "loss.label_smoothing",
+    "loss/label_flip": "loss.label_flip",
+    "loss/feature_matching": "loss.feature_matching",
+    "loss/auxiliary_classifier": "loss.auxiliary_classifier",
+    "loss/path_length": "loss.path_length",
+    "penalty/weight": "penalty.weight",
+    "penalty/drift": "penalty.drift",
+    "penalty/lecam": "penalty.lecam",
+    "penalty/consistency": "penalty.consistency",
+    "penalty/orthogonal": "penalty.orthogonal",
+    "noise/std": "noise.std",
+}
+
+
 def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
     """The traced numbers of a run: it can be repeated with others without compiling again."""
-    values = {
-        "gen/learning_rate": config.gen.optimizer.learning_rate,
-        "dis/learning_rate": config.dis.optimizer.learning_rate,
-        "loss/scale": config.loss.scale,
-        "loss/label_smoothing": config.loss.label_smoothing,
-        "loss/label_flip": config.loss.label_flip,
-        "loss/feature_matching": config.loss.feature_matching,
-        "loss/auxiliary_classifier": config.loss.auxiliary_classifier,
-        "loss/path_length": config.loss.path_length,
-        "penalty/weight": config.penalty.weight,
-        "penalty/drift": config.penalty.drift,
-        "penalty/lecam": config.penalty.lecam,
-        "penalty/consistency": config.penalty.consistency,
-        "penalty/orthogonal": config.penalty.orthogonal,
-        "noise/std": config.noise.std,
-    }
-    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    flat = flatten(config)
+    hyper = {name: jnp.asarray(flat[key], jnp.float32) for name, key in TRACED.items()}
     return {**hyper, "seed": jnp.asarray(config.seed, jnp.uint32)}
 
 
-def make_state(
-    config: ConfigDict, game: Game, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
-) -> GanState:
-    """The first state of a run, on the default device; `abstract` where only its shapes are traced."""
+def program_of(config: ConfigDict) -> str:
+    """Equal for two configs that share a compiled step: they differ in the seed and in `TRACED` values alone.
 
-    def init(seed: jax.Array) -> tuple[Tree, Tree]:
+    Zero leaves out what another value switches on, so whether a value is zero is a part of the program.
+    """
+    traced = set(TRACED.values())
+    parts = {key: bool(value) if key in traced else value for key, value in flatten(config).items()}
+    return json.dumps({**parts, "seed": None}, sort_keys=True)
+
+
+def make_initialiser(
+    config: ConfigDict, game: Game, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
+) -> Callable[[dict[str, jax.Array]], GanState]:
+    """`hyper` → the first state of a run, on the default device; `abstract` where only its shapes are traced."""
+
+    def networks(seed: jax.Array) -> tuple[Tree, Tree]:
         key = jax.random.key(seed)
         gen_key, dis_key, latent_key = jax.random.split(key, 3)
         latents = game.latents(fold_each(latent_key, jnp.arange(4 * game.packing)))
@@ -252,19 +278,26 @@ def make_state(
         dis = game.dis.init(dis_key, images, labels[:4], train=True)
         return gen, {name: value for name, value in dis.items() if name != "intermediates"}
 
-    hyper = make_hyper(config)
     # Run once, so the compiler need not optimise: on CPU that halves the time to the first step.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    gen, dis = (init if abstract else jax.jit(init, compiler_options=fast))(hyper["seed"])
-    nets = {}
-    for name, variables in (("gen", gen), ("dis", dis)):
-        stats = {key: value for key, value in variables.items() if key != "params"}
-        tx = getattr(game, f"{name}_optimizer").tx
-        nets[name] = NetState(variables["params"], stats, jax.jit(tx.init)(variables["params"]))
-    ema = copy_tree({"params": gen["params"], **nets["gen"].stats})
-    step = jnp.zeros((), jnp.int32)
-    state = GanState(step=step, ema=ema, control=initial_control(config), hyper=hyper, **nets)
-    return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
+    make = networks if abstract else jax.jit(networks, compiler_options=fast)
+    starts = {
+        "gen": jax.jit(game.gen_optimizer.tx.init),
+        "dis": jax.jit(game.dis_optimizer.tx.init),
+    }
+
+    def initialise(hyper: dict[str, jax.Array]) -> GanState:
+        nets = {}
+        gen, dis = make(hyper["seed"])
+        for name, variables in (("gen", gen), ("dis", dis)):
+            stats = {key: value for key, value in variables.items() if key != "params"}
+            nets[name] = NetState(variables["params"], stats, starts[name](variables["params"]))
+        ema = copy_tree({"params": gen["params"], **nets["gen"].stats})
+        step = jnp.zeros((), jnp.int32)
+        state = GanState(step=step, ema=ema, control=initial_control(config), hyper=hyper, **nets)
+        return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
+
+    return initialise
 
 
 def make_delivery(

@@ -128,6 +128,12 @@ def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
     )
 
 
+# Which measure gives a number of another name.
+PARTS = {
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc"),
+    **dict.fromkeys(("kl", "high_quality"), "modes"),
+}
+
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
     Option(
@@ -270,6 +276,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("augment.speed_kimg", 500.0, "images that ADA takes from p = 0 to 1", low=0.001, unit="kimg"),
     Option("train.steps", 6000, "generator updates of the whole run", low=1, runtime=True),
+    Option(
+        "train.max_seconds",
+        0.0,
+        "training time after which the run ends, complete, at the next log line; 0 is no limit",
+        low=0,
+        unit="seconds",
+        runtime=True,
+    ),
     Option("train.batch_size", 64, "images per update, over all devices", low=1),
     Option("train.dis_steps", 1, "updates of D per step", low=1, high=100),
     Option("train.gen_steps", 1, "updates of G per step", low=1, high=100),

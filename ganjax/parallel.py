@@ -110,21 +110,12 @@ def make_update(
     """
     share = batch_size // len(devices)
 
-    def one(state: GanState, data: Tree, device: jax.Array) -> tuple[GanState, Metrics]:
-        index = device * share + jnp.arange(share, dtype=jnp.int32)
-        return train_step(game, state, deliver(data, state, index))
-
     def several(state: GanState, data: Tree, device: jax.Array) -> tuple[GanState, Metrics]:
-        if steps == 1:
-            return one(state, data, device)
-        if scan:
-            state, stacked = jax.lax.scan(lambda s, _: one(s, data, device), state, None, length=steps)
-            return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
-        rows = []
-        for _ in range(steps):
-            state, metrics = one(state, data, device)
-            rows.append(metrics)
-        return state, jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / steps, *rows)
+        def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+            index = device * share + jnp.arange(share, dtype=jnp.int32)
+            return train_step(game, state, deliver(data, state, index))
+
+        return several_steps(one, steps, scan)(state, data)
 
     numbers = np.arange(len(devices), dtype=np.int32)
     sharded = jax.device_put(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
@@ -159,19 +150,80 @@ def map_over_devices(
     )
 
 
-def make_generator(
-    apply: Callable[[Tree, jax.Array], Tree], devices: Sequence[jax.Device], share: int
-) -> Callable[[Tree, int], Tree]:
-    """`(variables, start) -> images start … start + share·devices - 1`, as host arrays.
+def make_population_update(
+    game: Game,
+    deliver: Callable[[Tree, GanState, jax.Array], Batch],
+    devices: Sequence[jax.Device],
+    *,
+    batch_size: int,
+    steps: int,
+    scan: bool,
+    several: bool,
+    own_data: bool,
+) -> Update:
+    """The compiled call `(states, data) -> (states, metrics)`: `steps` train steps of many runs side by side.
 
-    `apply(variables, index [share])` makes one device's images; what an image is depends on its index alone.
+    Every leaf of `states` but `step` [D] is [D, K, …]: K runs on each of the D devices, or [D, …] without `several`. No
+    run sees another, so nothing is exchanged between devices, and a run's numbers do not depend on its neighbours.
+
+    Args:
+      game, deliver: of one run on one device: its `axis_name` is None.
+      devices: to use; the states say how many runs each gets.
+      batch_size: images of an update of one run.
+      steps, scan: as for `make_update`.
+      several: whether a device has an axis K of runs.
+      own_data: whether each run has data of its own, leaves [D, K, …] too, or all share one copy on each device.
+    """
+    index = np.arange(batch_size, dtype=np.int32)
+
+    def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+        return train_step(game, state, deliver(data, state, jnp.asarray(index)))
+
+    advance = several_steps(one, steps, scan)
+
+    each = 0 if own_data else None
+    if (
+        several
+    ):  # the step is common, so what is done at every n-th step stays a branch and is not always computed
+        axes: Any = GanState(step=None, gen=0, dis=0, ema=0, control=0, hyper=0)  # type: ignore[arg-type]
+        advance = jax.vmap(advance, in_axes=(axes, each), out_axes=(axes, 0))
+    return jax.pmap(advance, in_axes=(0, each), donate_argnums=0, devices=devices)
+
+
+def several_steps(
+    one: Callable[[GanState, Tree], tuple[GanState, Metrics]], steps: int, scan: bool
+) -> Callable[[GanState, Tree], tuple[GanState, Metrics]]:
+    """`one` step made `steps` times, with the mean of the metrics; unrolled, or a loop on the device."""
+
+    def several(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+        if steps == 1:
+            return one(state, data)
+        if scan:
+            state, stacked = jax.lax.scan(lambda s, _: one(s, data), state, None, length=steps)
+            return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
+        rows = []
+        for _ in range(steps):
+            state, metrics = one(state, data)
+            rows.append(metrics)
+        return state, jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / steps, *rows)
+
+    return several
+
+
+def make_generator(
+    apply: Callable[[Tree, jax.Array, jax.Array], Tree], devices: Sequence[jax.Device], share: int
+) -> Callable[[Tree, int, int], Tree]:
+    """`(variables, seed, start) -> images start … start + share·devices - 1`, as host arrays.
+
+    `apply(variables, seed [] uint32, index [share])` makes one device's images; what an image is depends on the seed
+    and its index alone.
     """
     count = len(devices)
-    mapped = jax.pmap(apply, in_axes=(None, 0), devices=devices)
+    mapped = jax.pmap(apply, in_axes=(None, None, 0), devices=devices)
 
-    def call(variables: Tree, start: int) -> Tree:
+    def call(variables: Tree, seed: int, start: int) -> Tree:
         index = np.arange(start, start + share * count, dtype=np.int32).reshape(count, share)
-        images = jax.device_get(mapped(variables, index))
+        images = jax.device_get(mapped(variables, np.uint32(seed), index))
         return jax.tree.map(lambda x: x.reshape(count * share, *x.shape[2:]), images)
 
     return call

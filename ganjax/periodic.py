@@ -15,24 +15,26 @@ from ganjax.data import Dataset
 from ganjax.errors import UserError
 from ganjax.evaluate import Judge, write_results
 from ganjax.metrics.measures import HIGHER_IS_BETTER, check_names
+from ganjax.options import PARTS
 from ganjax.sample import BEST, Sampler
 from ganjax.state import GanState
 from ganjax.workdir import atomic_write_json
-
-# Which measure gives a number of another name.
-PARTS = {
-    **dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc"),
-    **dict.fromkeys(("kl", "high_quality"), "modes"),
-}
 
 
 class Evaluator:
     """Measures the averaged weights at log lines, `eval.every_kimg` apart, and keeps `eval.keep_best` checkpoints."""
 
     def __init__(
-        self, config: ConfigDict, folder: Path, dataset: Dataset, sampler: Sampler, images_per_step: int
+        self,
+        config: ConfigDict,
+        folder: Path,
+        dataset: Dataset,
+        sampler: Sampler,
+        images_per_step: int,
+        *,
+        twin: Evaluator | None = None,
     ) -> None:
-        """Nothing is computed before the first evaluation.
+        """Nothing is computed before the first evaluation; a `twin` on the same data shares what it computed.
 
         Raises:
           UserError: measures that do not exist, or `eval.best` is not among them.
@@ -43,6 +45,7 @@ class Evaluator:
         self._folder, self._sampler = folder, sampler
         self._images = images_per_step
         self._log_images = config.log.every_steps * images_per_step
+        self._twin = twin if twin is not None and twin._dataset is dataset else None
         self._judge: Judge | None = None
         if options.every_kimg:
             check_names(self._names, "eval.metrics")
@@ -51,6 +54,15 @@ class Evaluator:
                 raise UserError(
                     f"eval.best={options.best!r} needs {needed!r} in eval.metrics={options.metrics!r}."
                 )
+
+    @property
+    def judge(self) -> Judge:
+        """Made at its first use."""
+        if self._twin is not None:
+            return self._twin.judge
+        if self._judge is None:
+            self._judge = Judge(self._dataset, self._split)
+        return self._judge
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether to evaluate at this log line: the first after each multiple of `eval.every_kimg`, and the last."""
@@ -62,9 +74,7 @@ class Evaluator:
 
     def __call__(self, step: int, state: GanState) -> dict[str, float]:
         """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`."""
-        if self._judge is None:
-            self._judge = Judge(self._dataset, self._split)
-        results = self._judge(
+        results = self.judge(
             self._sampler.blocks(state.ema, self._options.samples),
             self._names,
             weights="ema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -65,8 +66,14 @@ class Sampler:
         self._count = len(devices)
         self._call = parallel.make_generator(self._apply, devices, CHUNK)
 
-    def _apply(self, variables: Tree, index: jax.Array) -> Tree:
-        key = jax.random.fold_in(jax.random.key(self.seed), SAMPLING)
+    def for_seed(self, seed: int) -> Sampler:
+        """The same program for the latents of another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
+    def _apply(self, variables: Tree, seed: jax.Array, index: jax.Array) -> Tree:
+        key = jax.random.fold_in(jax.random.key(seed), SAMPLING)
         latents = self._latents(fold_each(key, index))
         labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
         scales: Any = self._build.game.gen.apply(variables, latents, labels, train=False, **self._styles)
@@ -96,7 +103,7 @@ class Sampler:
             left -= len(scales[-1])
 
     def _chunks(self, variables: Tree, n: int) -> Iterator[tuple[np.ndarray, ...]]:
-        return (self._call(variables, start) for start in range(0, n, CHUNK * self._count))
+        return (self._call(variables, self.seed, start) for start in range(0, n, CHUNK * self._count))
 
 
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:

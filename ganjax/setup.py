@@ -63,15 +63,32 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       UserError: data, devices or sizes that do not fit.
     """
     devices = choose_devices(config) if devices is None else devices
+    dataset = load_data(config)
+    return Setup(
+        dataset=dataset,
+        devices=devices,
+        build=build(config, dataset),
+        scan=scans(config, devices[0]),
+    )
+
+
+def load_data(config: ConfigDict, *, split: str | None = None, seed: int | None = None) -> Dataset:
+    """The data set that `config` names; of another split or seed where these are given.
+
+    Raises:
+      UserError: see `ganjax.data.load`.
+    """
     options = config.data
-    dataset = load(
+    return load(
         options.name,
         path=options.path,
         manual_dir=options.manual_dir,
-        split=options.split,
+        split=options.split if split is None else split,
         resolution=options.resolution,
-        seed=config.seed,
+        seed=config.seed if seed is None else seed,
     )
-    # Convolutions inside a loop crawl on CPU; matrix products do not.
-    scan = devices[0].platform != "cpu" or config.model.name == "mlp"
-    return Setup(dataset=dataset, devices=devices, build=build(config, dataset), scan=scan)
+
+
+def scans(config: ConfigDict, device: jax.Device) -> bool:
+    """Whether several steps are a loop on the device: convolutions in a loop crawl on CPU, matrix products do not."""
+    return device.platform != "cpu" or config.model.name == "mlp"

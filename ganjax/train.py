@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
-from ganjax.monitor import Verdict, read_rows
+from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.options import BY_KEY
+from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
 from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
 from ganjax.sample import Sampler, write_samples
@@ -30,27 +31,6 @@ from ganjax.workdir import Workdir, atomic_write_json
 from ganjax.writers import RunWriter
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
-
-
-@dataclass
-class Clock:
-    """Seconds and images of a run, those of its earlier parts included."""
-
-    before: float = 0.0
-    start: float = field(default_factory=time.monotonic)
-    last_seconds: float = 0.0
-    last_step: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.start
-
-    def rate(self, step: int) -> float:
-        """Steps a second since the last call."""
-        now = self.seconds
-        rate = (step - self.last_step) / max(now - self.last_seconds, 1e-9)
-        self.last_seconds, self.last_step = now, step
-        return rate
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -86,54 +66,91 @@ class Relapse(Exception):
         self.verdict = verdict
 
 
-def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
-    """The most steps a call that meets every boundary: log, grid, checkpoint, end."""
-    boundaries = math.gcd(
-        config.train.steps,
-        config.log.every_steps,
-        config.log.sample_every_steps,
-        config.checkpoint.every_steps,
-        start,
-    )
-    # A scanned call of 50 small steps hides the cost of dispatch; unrolled steps only cost compile time.
-    most = config.train.steps_per_call or (50 if scan else 1)
-    return max(n for n in range(1, min(boundaries, most) + 1) if boundaries % n == 0)
-
-
 class Loop:
     """One sitting of a run: from the newest checkpoint to the end or to a signal."""
 
+    watch: Watch
+    sampler: Sampler
+    evaluator: Evaluator
+
     def __init__(
-        self, config: ConfigDict, setup: Setup, folder: Path, checkpoints: Checkpointer, stop: StopSignals
+        self,
+        config: ConfigDict,
+        setup: Setup,
+        folder: Path,
+        checkpoints: Checkpointer,
+        stop: StopSignals,
+        *,
+        twin: Loop | None = None,
+        resume_at: int | None = None,
     ) -> None:
-        """Restores the newest intact checkpoint, or makes the first state."""
+        """Restores the newest intact checkpoint, or makes the first state.
+
+        Args:
+          config, setup, folder: of the run.
+          checkpoints: of the run, open.
+          stop: what ends the sitting early.
+          twin: a loop whose compiled programs this one may use: its config differs in traced values only.
+          resume_at: the step to restore in place of the newest; 0 is the first state.
+        """
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
         self.checkpoints = checkpoints
         self.build: Build = setup.build
         self.remedies = Remedies(folder, config)
         state = self.build.init()
-        found = checkpoints.restore(state)
+        found = None if resume_at == 0 else checkpoints.restore(state, resume_at)
         self.resumed = found is not None
         self.step, state, metadata = found or (*self.remedies.first_state(state), {})
         self.state: GanState = parallel.replicate(state, setup.devices)
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
-        self.watch = make_watch(config, setup, read_rows(folder / "metrics.jsonl", self.step))
-        self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
-        self.evaluator = Evaluator(config, folder, setup.dataset, self.sampler, self.build.images_per_step)
+        rows = read_rows(folder / "metrics.jsonl", self.step)
+        self.watch = make_watch(config, setup, rows, twin=None if twin is None else twin.watch)
+        self.sampler = (
+            Sampler(config, self.build, setup.dataset, setup.devices)
+            if twin is None
+            else twin.sampler.for_seed(config.seed)
+        )
+        self.evaluator = Evaluator(
+            config,
+            folder,
+            setup.dataset,
+            self.sampler,
+            self.build.images_per_step,
+            twin=None if twin is None else twin.evaluator,
+        )
         self.calls = steps_per_call(config, self.step, setup.scan)
-        self.update = parallel.make_update(
+        self.pending: list[dict[str, Any]] = []
+        self._out_of_time = False
+
+    @functools.cached_property
+    def update(self) -> parallel.Update:
+        """`calls` steps over all devices."""
+        return parallel.make_update(
             self.build.game,
             self.build.deliver,
-            setup.devices,
-            batch_size=config.train.batch_size,
-            mode=config.parallel.mode,
+            self.setup.devices,
+            batch_size=self.config.train.batch_size,
+            mode=self.config.parallel.mode,
             steps=self.calls,
-            scan=setup.scan,
+            scan=self.setup.scan,
         )
-        self.data = setup.resident_data()
-        self._pending: list[dict[str, jax.Array]] = []
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """What the update reads the reals from."""
+        return self.setup.resident_data()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has all its steps, or all the time that `train.max_seconds` gives it."""
+        return self._out_of_time or self.step >= self.config.train.steps
+
+    def _spend(self) -> None:
+        """Notes at a log line whether the time is up."""
+        limit = self.config.train.max_seconds
+        self._out_of_time = limit > 0 and self.clock.seconds >= limit
 
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
@@ -154,8 +171,9 @@ class Loop:
 
     def _sitting(self, writer: RunWriter) -> dict[str, Any]:
         """`run` up to the next remedy, for which it raises `Relapse`."""
-        total = self.config.train.steps
-        if self.step >= total and (summary := self._completed()):
+        if self.resumed and self.step % self.config.log.every_steps == 0:
+            self._spend()
+        if self.ended and (summary := self._completed()):
             writer.message(
                 f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
             )
@@ -163,16 +181,15 @@ class Loop:
         if self.resumed:
             writer.message(f"Going on from step {self.step} in {self.folder}")
         try:
-            self.advance(writer, total)
-            self._save(block=True)
+            self.advance(writer, self.config.train.steps)
+            self.save(block=True)
         except DivergedError as error:
             if self.remedies.available:
                 raise Relapse(Verdict("divergence", "bad", self.step, str(error))) from None
-            self._keep_diverged()
-            self._summarise("diverged")
+            self.leave_diverged()
             raise
-        reason = "completed" if self.step >= total else self.stop.reason
-        summary = self._summarise(reason)
+        reason = "completed" if self.ended else self.stop.reason
+        summary = self.summarise(reason)
         if reason == "completed":
             writer.message(
                 f"Completed {self.step} steps. For more samples: "
@@ -193,7 +210,7 @@ class Loop:
         self.step, state = self.remedies.first_state(self.build.init())
         self.state = parallel.replicate(state, self.setup.devices)
         self.resumed = False
-        self._pending.clear()
+        self.pending.clear()
         self.clock.last_step, self.clock.last_seconds = self.step, self.clock.seconds
         self.watch = make_watch(
             self.config, self.setup, read_rows(self.folder / "metrics.jsonl", self.step), self.watch
@@ -207,28 +224,37 @@ class Loop:
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
-        while self.step < until and not self.stop:
+        while self.step < until and not self.ended and not self.stop:
             with jax.transfer_guard("disallow"):
                 self.state, metrics = self.update(self.state, self.data)
             self.step += self.calls
-            self._pending.append(metrics)
-            if len(self._pending) > IN_FLIGHT:  # the host may run ahead by so many calls
-                self._pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
-            self._boundaries(writer, self._pending)
+            self.pending.append(metrics)
+            if len(self.pending) > IN_FLIGHT:  # the host may run ahead by so many calls
+                self.pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+            self.boundaries(writer)
 
-    def _boundaries(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
+    def at_boundary(self, step: int) -> bool:
+        """Whether anything is due at this step."""
+        config = self.config
+        every = (config.log.every_steps, config.log.sample_every_steps, config.checkpoint.every_steps)
+        return step >= config.train.steps or any(step % n == 0 for n in every)
+
+    def boundaries(self, writer: RunWriter) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""
         config, step = self.config, self.step
-        last = step >= config.train.steps
-        if step % config.log.every_steps == 0 or last:
-            self._log(writer, pending)
+        due = step % config.log.every_steps == 0
+        if due:
+            self._spend()
+        last = self.ended
+        if due or last:
+            self._log(writer, self.pending)
         if step % config.log.sample_every_steps == 0 or last:
             self._check_faults()
             path = self.folder / "samples" / f"step_{step:08d}.png"
             write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
             writer.image(step, path)
         if step % config.checkpoint.every_steps == 0 and not last:
-            self._save()
+            self.save()
 
     def _log(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """Averages the metrics since the last line; the only place where the host waits for them."""
@@ -247,7 +273,7 @@ class Loop:
             "images_per_second": rate,
             **metrics,
         }
-        last = self.step >= self.config.train.steps
+        last = self.ended
         if self.evaluator.due(self.step, last=last) and not self._faults():
             self.last_log |= self.evaluator(self.step, self.state)
             self.clock.last_seconds = self.clock.seconds  # not training time
@@ -292,11 +318,14 @@ class Loop:
             "a gradient penalty in a new workdir."
         )
 
-    def _keep_diverged(self) -> None:
+    def leave_diverged(self) -> dict[str, Any]:
+        """Keeps the state of a run that diverged, and says so in the summary."""
         with Checkpointer(self.folder / "diverged", keep=1) as saved:
             saved.save(self.step, self.state, block=True)
+        return self.summarise("diverged")
 
-    def _save(self, *, block: bool = False) -> None:
+    def save(self, *, block: bool = False) -> None:
+        """A checkpoint of this step, unless the run has diverged."""
         self._check_faults()
         self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
         if self.config.monitor.action == ROLLBACK and not self.watch.bad:
@@ -311,7 +340,8 @@ class Loop:
             return {}
         return summary if (summary.get("reason"), summary.get("steps")) == ("completed", self.step) else {}
 
-    def _summarise(self, reason: str) -> dict[str, Any]:
+    def summarise(self, reason: str) -> dict[str, Any]:
+        """Writes and returns `summary.json`."""
         images = self.step * self.build.images_per_step
         seconds = self.clock.seconds
         summary = {

@@ -12,12 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ganjax.compat import MIXTURES
-from ganjax.data import Dataset, load, to_float
+from ganjax.data import Dataset, to_float
 from ganjax.factory import at_sides, compared_together
 from ganjax.metrics.ssim import count_scales, ms_ssim
 from ganjax.monitor import Probe, Reference, Watch, features_of
 from ganjax.monitor.verdicts import Row
-from ganjax.setup import Setup, batch_unit
+from ganjax.setup import Setup, batch_unit, load_data
 
 # Splits that D is not shown when it trains on the first: digits' `train` is everything.
 HELD_OUT = {
@@ -28,14 +28,23 @@ HELD_OUT = {
 REFERENCE_IMAGES = 4096  # of which the reference is made
 
 
-def make_watch(config: ConfigDict, setup: Setup, rows: Iterable[Row], earlier: Watch | None = None) -> Watch:
+def make_watch(
+    config: ConfigDict,
+    setup: Setup,
+    rows: Iterable[Row],
+    earlier: Watch | None = None,
+    *,
+    twin: Watch | None = None,
+) -> Watch:
     """The monitor of this run; `rows` are those before the step it goes on from.
 
-    The probe, with what it has compiled, is taken from an `earlier` one of this run.
+    The probe is taken from an `earlier` one of this run; of a `twin`, a run that shares the program, only what it has
+    compiled is.
     """
     probe = None
     if config.monitor.samples:
-        probe = make_probe(config, setup) if earlier is None else earlier.probe
+        shared = twin.probe if twin is not None and isinstance(twin.probe, Probe) else None
+        probe = make_probe(config, setup, shared) if earlier is None else earlier.probe
     return Watch(
         probe,
         total_steps=config.train.steps,
@@ -45,8 +54,8 @@ def make_watch(config: ConfigDict, setup: Setup, rows: Iterable[Row], earlier: W
     )
 
 
-def make_probe(config: ConfigDict, setup: Setup) -> Probe:
-    """The probe with its fixed reals, chosen at random once for a seed.
+def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> Probe:
+    """The probe with its fixed reals, chosen at random once for a seed; with the program of a `twin`.
 
     Raises:
       UserError: `monitor.heldout` names no split.
@@ -64,15 +73,15 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
         x = to_float(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images / scale)
         return tuple(np.asarray(level) for level in jax.device_get(at_sides(x, build.sides)))
 
-    return Probe(
-        build.game,
-        setup.devices,
+    data = (
         pyramid(dataset.images[chosen], dataset.scale),
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
         reference_of(dataset, order),
-        similarity_of(dataset),
     )
+    if twin is not None:
+        return twin.with_data(*data)
+    return Probe(build.game, setup.devices, *data, similarity_of(dataset))
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:
@@ -98,11 +107,4 @@ def held_out(config: ConfigDict) -> Dataset | None:
         seed += data.name in MIXTURES
     if split == "none":
         return None
-    return load(
-        data.name,
-        path=data.path,
-        manual_dir=data.manual_dir,
-        split=split,
-        resolution=data.resolution,
-        seed=seed,
-    )
+    return load_data(config, split=split, seed=seed)

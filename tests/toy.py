@@ -12,7 +12,7 @@ import numpy as np
 from small import points_config, small_config
 
 from ganjax.data import Dataset
-from ganjax.factory import Build, build, make_state
+from ganjax.factory import Build, build, make_hyper, make_initialiser
 from ganjax.step import Game, train_step
 
 # Compilation is most of what these tests take: XLA may leave out what only makes programs fast.
@@ -68,7 +68,7 @@ class Toy:
         dataset = Dataset("ring" if points else "digits", reals, None, 0)
         self.build: Build = build(config, dataset, axis_name=None)
         self.game: Game = dataclasses.replace(self.build.game, gen=ToyGen(fake.shape), dis=ToyDis())
-        state = make_state(config, self.game, dataset, self.build.sides)
+        state = make_initialiser(config, self.game, dataset, self.build.sides)(make_hyper(config))
         gen, dis = {"image": fake}, {"weights": jnp.asarray(weights, jnp.float32)}
         self.first = dataclasses.replace(
             state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,16 +45,32 @@ class Probe:
         reference: Reference,
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
-        self._game, self._reference, self._similarity = game, reference, similarity
-        count = len(devices)
-        index = np.arange(len(reals[0]), dtype=np.int32)
-        fixed = (reals, labels, heldout, index)
-        self._fixed = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), fixed)
+        self._game, self._similarity = game, similarity
+        self._devices = len(devices)
+        self._set(reals, labels, heldout, reference)
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
         self._call = jax.pmap(
             self._measure, axis_name=game.axis_name or "devices", in_axes=(None, 0), devices=devices
         )
         self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
+
+    def _set(self, reals: Tree, labels: Tree, heldout: Tree, reference: Reference) -> None:
+        index = np.arange(len(reals[0]), dtype=np.int32)
+        share = lambda x: x.reshape(self._devices, -1, *x.shape[1:])
+        self._fixed = jax.tree.map(share, (reals, labels, heldout, index))
+        self._reference = reference
+
+    def with_data(
+        self,
+        reals: tuple[np.ndarray, ...],
+        labels: np.ndarray | None,
+        heldout: tuple[np.ndarray, ...] | None,
+        reference: Reference,
+    ) -> Probe:
+        """The same program for another run's fixed batch, of the same shapes."""
+        other = copy.copy(self)
+        other._set(reals, labels, heldout, reference)
+        return other
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:
         """One device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""

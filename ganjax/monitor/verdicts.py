@@ -14,6 +14,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 HEALTHY = "healthy"
+FINE = frozenset({HEALTHY, "harmless oscillation", "still learning"})  # nothing to be done about
 SUSTAINED, WINDOW = 3, 4  # a sign counts once it was there in so many of the last rows: one row is a flicker
 WARM_UP = 0.1  # share of the run before which G has not had the time to spread
 LEARNING = 0.3  # share of the run in which a coverage that no longer rises may still be a G that learns

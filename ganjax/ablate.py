@@ -1,0 +1,193 @@
+"""`ganjax ablate`: runs a study, or goes on with one, and writes what it has found after every few runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ganjax.errors import UserError
+from ganjax.signals import StopSignals
+from ganjax.study.config import BASE, RunSpec, Study, expand, load_study, resolved
+from ganjax.study.plan import Unit, check_sizes, in_groups, make_units
+from ganjax.study.results import collect
+from ganjax.workdir import Workdir, atomic_write_json
+
+STUDY = "study.json"
+EXECUTORS = ("local", "ray")
+PAGE_EVERY = 120.0  # seconds between two pages while a study runs
+
+
+@dataclass
+class Options:
+    """How to run a study.
+
+    Attributes:
+      executor: `local` runs it in this process, `ray` on a Ray cluster.
+      per_device: runs that a device trains at once; 0 finds out what is fastest.
+      shard: (i, n): only every n-th group of runs, from the i-th on, for an array of jobs.
+      devices: to use in this process; 0 uses all.
+    """
+
+    executor: str = "local"
+    per_device: int = 0
+    shard: tuple[int, int] = (0, 1)
+    devices: int = 0
+
+
+@dataclass
+class Progress:
+    """Tells how far a study is, and how long it will take."""
+
+    total: int
+    console: Console = field(default_factory=Console)
+    begin: float = field(default_factory=time.monotonic)
+    before: int | None = None
+
+    def tell(self, records: Sequence[dict[str, Any]], group: Sequence[Unit]) -> None:
+        """A line for the runs that have just ended."""
+        done = len(records)
+        ran = sum(len(unit.runs) for unit in group)
+        self.before = done - ran if self.before is None else self.before
+        each = (time.monotonic() - self.begin) / max(1, done - self.before)
+        names = ", ".join(dict.fromkeys(run.variant.name for unit in group for run in unit.runs))
+        of_these = {run.folder for unit in group for run in unit.runs}
+        bad = [r for r in records if r["folder"] in of_these and r["status"] != "completed"]
+        fate = "" if not bad else f"  ({len(bad)} {bad[0]['status']}: {bad[0]['reason']})"
+        left = each * (self.total - done)
+        self.console.print(
+            f"{done:>4}/{self.total} runs  {names}{fate}  about {left / 60:.0f} min left",
+            highlight=False,
+            markup=False,
+        )
+
+
+def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
+    """Runs what is left of the study `spec` in `workdir` and returns the records of all runs that have ended.
+
+    Raises:
+      UserError: a study that cannot be run, before anything has; or a folder that holds another study.
+    """
+    study = load_study(spec)
+    runs = expand(study)
+    if options.executor not in EXECUTORS:
+        raise UserError(f"--executor takes one of {', '.join(EXECUTORS)}, and got {options.executor!r}.")
+    i, n = options.shard
+    if not 0 <= i < n:
+        raise UserError(f"--shard takes I/N with I from 0 to N - 1, and got {i}/{n}.")
+    lock = workdir if n == 1 else workdir / "shards" / f"{i}_of_{n}"
+    from ganjax.study import running
+
+    with Workdir.open(lock, config=resolved(study, runs), allowed=()), StopSignals() as stop:
+        devices = running.prepare_devices(options.devices if options.executor == "local" else 1)
+        check_sizes(runs)
+        atomic_write_json(workdir / STUDY, {**resolved(study, runs), "spec": spec, "runs": len(runs)})
+        _run(study, runs, workdir, options, devices, stop)
+        records = collect(runs, workdir)
+        write_pages(study, runs, records, workdir)
+        console = Console()
+        how_far = f"{len(records)} of {len(runs)} runs have ended"
+        if stop:
+            console.print(f"Stopped ({stop.reason}): {how_far}; the same command goes on.", highlight=False)
+        else:
+            console.print(f"{how_far}; the page is {workdir / 'report.html'}", highlight=False)
+    return records
+
+
+def _run(
+    study: Study,
+    runs: Sequence[RunSpec],
+    workdir: Path,
+    options: Options,
+    devices: Sequence[Any],
+    stop: StopSignals,
+) -> None:
+    """All groups of this shard, by the executor."""
+    from ganjax.study import calibration, running
+
+    progress, last_page = Progress(len(runs)), time.monotonic()
+
+    def ended(group: Sequence[Unit]) -> None:
+        nonlocal last_page
+        records = collect(runs, workdir)
+        progress.tell(records, group)
+        if time.monotonic() - last_page > PAGE_EVERY:
+            write_pages(study, runs, records, workdir)
+            last_page = time.monotonic()
+
+    base = [run for run in runs if run.variant.name == BASE]
+    if options.executor == "ray":
+        from ganjax.study import ray_executor
+
+        units = make_units(runs, options.per_device or 1)
+        ray_executor.run_units(units, workdir, stop, ended)
+        return
+    size = options.per_device or calibration.per_device(base, devices, workdir)
+    groups = in_groups(make_units(runs, size), len(devices))
+    i, n = options.shard
+    running.run_units(groups[i::n], workdir, devices, stop, ended)
+
+
+def write_pages(
+    study: Study, runs: Sequence[RunSpec], records: Sequence[dict[str, Any]], workdir: Path
+) -> None:
+    """The tables and the page of what is known."""
+
+
+def dry_run(spec: str, *, as_json: bool) -> str:
+    """The runs of a study with their differences from the base, checked, and what they will take."""
+    from ganjax.setup import prepare
+    from ganjax.train import describe
+
+    study = load_study(spec)
+    runs = expand(study)
+    base = runs[0].config
+    flops = describe(base, prepare(base))["flops_per_step"] * base.train.steps
+    check_sizes(runs)
+    programs = len({unit.program for unit in make_units(runs, 1)})
+    if as_json:
+        return json.dumps(
+            {
+                **resolved(study, runs),
+                "runs": [{"folder": run.folder, "differences": run.differences} for run in runs],
+                "programs": programs,
+                "flops_of_a_base_run": flops,
+            }
+        )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=study.title)
+    for title in ("variant", "group", "differs from the base in", "steps"):
+        table.add_column(title)
+    for run in runs:
+        if run.seed == study.seeds[0]:
+            changes = ", ".join(f"{key}={now}" for key, (_, now) in run.differences.items())
+            table.add_row(run.variant.name, run.variant.group, changes or "–", str(run.config.train.steps))
+    console = Console(width=120, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    seeds = len(study.seeds)
+    return (
+        f"{captured.get().rstrip()}\n"
+        f"{len(runs)} runs: {len(runs) // seeds} variants × {seeds} seeds, {programs} programs to compile; a run of "
+        f"the base takes {flops / 1e12:.2f} TFLOP, all about {flops * len(runs) / 1e12:.0f}."
+    )
+
+
+def read_study(workdir: Path) -> dict[str, Any]:
+    """`study.json` of a study's folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        found: Any = json.loads((workdir / STUDY).read_text())
+        if isinstance(found, dict):
+            return found
+    raise UserError(f"{workdir} holds no study: {STUDY} cannot be read.")

@@ -1,0 +1,5 @@
+"""Ablations: a base recipe, variants of it and seeds, and what they tell with confidence intervals."""
+
+from ganjax.study.config import Study, Variant, grid, one_at_a_time
+
+__all__ = ["Study", "Variant", "grid", "one_at_a_time"]

@@ -1,0 +1,91 @@
+"""How many runs a device should train at once: measured on the base of the study, once, and kept in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ganjax import parallel
+from ganjax.factory import build
+from ganjax.setup import load_data, scans
+from ganjax.study.config import RunSpec
+from ganjax.workdir import atomic_write_json
+
+FILE = "calibration.json"
+SIZES = (1, 2, 3, 4, 6, 8)
+GAIN = 1.05  # that a larger size must bring, else the smaller one, which needs less memory, is taken
+CALLS = 5
+SECONDS = 30.0  # a size that needs more than this for one call is out of the question
+
+
+def per_device(base: Sequence[RunSpec], devices: Sequence[jax.Device], workdir: Path) -> int:
+    """Runs of the base that a device trains at once: what was chosen before in this folder, or the best by trial."""
+    path = workdir / FILE
+    try:
+        return int(json.loads(path.read_text())["per_device"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    most = -(-len(base) // len(devices))
+    rates: dict[int, float] = {}
+    best = 1
+    for size in (size for size in SIZES if size <= most):
+        rates[size] = steps_per_second(base[0], devices, size)
+        if rates[size] > rates[best] * GAIN:
+            best = size
+        elif size > 2 * best:
+            break
+    atomic_write_json(
+        path,
+        {
+            "per_device": best,
+            "devices": [str(device) for device in devices],
+            "steps_per_second": {str(size): round(rate, 2) for size, rate in rates.items()},
+        },
+    )
+    return best
+
+
+def steps_per_second(run: RunSpec, devices: Sequence[jax.Device], size: int) -> float:
+    """Steps of all runs together, with `size` copies of the run on each device; the median of some calls."""
+    config = run.config
+    dataset = load_data(config)
+    made = build(config, dataset, axis_name=None)
+    scan = scans(config, devices[0])
+    steps = min(config.log.every_steps, 50) if scan else 1
+    update = parallel.make_population_update(
+        made.game,
+        made.deliver,
+        devices,
+        batch_size=config.train.batch_size,
+        steps=steps,
+        scan=scan,
+        several=size > 1,
+        own_data=False,
+    )
+    data = parallel.replicate((dataset.images, dataset.labels), devices)
+    first = jax.device_get(made.init())
+    shape = (len(devices), size) if size > 1 else (len(devices),)
+    state = jax.tree.map(lambda x: np.broadcast_to(x, shape + np.shape(x)), first)
+    step = np.broadcast_to(first.step, (len(devices),))
+    mesh = parallel.make_mesh(devices)
+    states: Any = jax.device_put(
+        dataclasses.replace(state, step=step), NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    )
+    times: list[float] = []
+    for _ in range(1 + CALLS):
+        begin = time.perf_counter()
+        states, _ = update(states, data)
+        jax.block_until_ready(states)
+        times.append(time.perf_counter() - begin)
+        if sum(times[1:]) > SECONDS:
+            break
+    return len(devices) * size * steps / statistics.median(times[1:])

@@ -1,0 +1,110 @@
+"""From the runs of a study to units of work: which of them train side by side, on what size of device axis."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganjax.errors import UserError
+from ganjax.factory import build, program_of
+from ganjax.remedies import RESTART, ROLLBACK
+from ganjax.setup import load_data
+from ganjax.study.config import RunSpec
+
+RESULT = "result.json"  # in the folder of a run that has ended
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Runs that one device trains together, a pure function of the study: the same however it is run.
+
+    Attributes:
+      number: of the unit in the study.
+      program: what its runs share, with those of other units too.
+      runs: at most as many as a device takes.
+      alone: whether it is an ordinary run, on as many devices as it asks for.
+    """
+
+    number: int
+    program: str
+    runs: tuple[RunSpec, ...]
+    alone: bool
+
+
+def make_units(runs: Sequence[RunSpec], per_device: int) -> list[Unit]:
+    """The runs, as even parts of at most `per_device` of those that share a program, in the order of the study."""
+    programs: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        programs.setdefault(program_of(run.config), []).append(run)
+    parts: list[tuple[str, tuple[RunSpec, ...], bool]] = []
+    for program, members in programs.items():
+        alone = not _side_by_side(members[0])
+        count = -(-len(members) // (1 if alone else per_device))
+        bounds = [len(members) * i // count for i in range(count + 1)]
+        parts += [(program, tuple(members[low:high]), alone) for low, high in itertools.pairwise(bounds)]
+    return [Unit(number, *part) for number, part in enumerate(parts)]
+
+
+def in_groups(units: Sequence[Unit], devices: int) -> list[list[Unit]]:
+    """Units that share a program and a size, at most one a device: what runs in one call."""
+    groups: list[list[Unit]] = []
+    for unit in units:
+        last = groups[-1] if groups else []
+        fits = last and last[0].program == unit.program and not unit.alone and len(last) < devices
+        if fits:
+            last.append(unit)
+        else:
+            groups.append([unit])
+    return groups
+
+
+def check_sizes(runs: Sequence[RunSpec]) -> None:
+    """Builds the networks of every program, without compiling anything.
+
+    Raises:
+      UserError: a variant whose networks, data or sizes do not fit, by name.
+    """
+    seen: set[str] = set()
+    sets: dict[str, Any] = {}
+    for run in runs:
+        program = program_of(run.config)
+        if program in seen:
+            continue
+        seen.add(program)
+        data = json.dumps(run.config.data.to_dict(), sort_keys=True)
+        try:
+            if data not in sets:
+                sets[data] = load_data(run.config)
+            build(run.config, sets[data]).shapes()
+        except UserError as error:
+            raise UserError(f"Variant {run.variant.name!r}: {error}") from None
+
+
+def record_of(run: RunSpec, workdir: Path) -> dict[str, Any] | None:
+    """The line of `results.jsonl` of a run that has ended, None for another."""
+    try:
+        found: Any = json.loads((workdir / run.folder / RESULT).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def to_task(run: RunSpec) -> dict[str, Any]:
+    """The run as JSON, for a worker of another process."""
+    return {
+        "variant": dataclasses.asdict(run.variant),
+        "seed": run.seed,
+        "config": json.loads(run.config.to_json()),
+        "differences": {key: list(pair) for key, pair in run.differences.items()},
+    }
+
+
+def _side_by_side(run: RunSpec) -> bool:
+    """Whether runs of this kind can share a device: nothing acts on one of them alone, and none asks for more."""
+    config = run.config
+    acts = config.monitor.action in (RESTART, ROLLBACK)
+    return not acts and not config.train.max_seconds and config.parallel.devices in (0, 1)

@@ -1,0 +1,49 @@
+"""What a study has found so far, read from the folders of its runs: records, curves and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ganjax.monitor import read_rows
+from ganjax.study.config import RunSpec
+from ganjax.study.plan import record_of
+from ganjax.writers.files import write_atomically
+
+RESULTS = "results.jsonl"
+
+
+def collect(runs: Sequence[RunSpec], workdir: Path) -> list[dict[str, Any]]:
+    """The records of the runs that have ended, in the order of the study; `results.jsonl` is written with them."""
+    records = [record for run in runs if (record := record_of(run, workdir)) is not None]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(workdir / RESULTS, lines.encode(), "results")
+    return records
+
+
+def curves(
+    records: Sequence[Mapping[str, Any]], metrics: Sequence[str], workdir: Path
+) -> dict[str, dict[int, dict[str, list[tuple[int, float]]]]]:
+    """variant → seed → metric → [(images, value), …] over training."""
+    found: dict[str, dict[int, dict[str, list[tuple[int, float]]]]] = {}
+    for record in records:
+        rows = read_rows(workdir / record["folder"] / "metrics.jsonl")
+        lines = {
+            name: [
+                (int(row["images"]), float(row[f"eval/{name}"]))
+                for row in rows
+                if row.get(f"eval/{name}") is not None
+            ]
+            for name in metrics
+        }
+        found.setdefault(record["variant"], {})[record["seed"]] = lines
+    return found
+
+
+def picture(record: Mapping[str, Any], workdir: Path) -> Path | None:
+    """The last grid of samples of a run; None where it left none."""
+    grids = sorted((workdir / record["folder"] / "samples").glob("step_*.png"))
+    whole = [path for path in grids if not path.stem.endswith("_scales")]
+    return whole[-1] if whole else None

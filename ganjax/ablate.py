@@ -17,7 +17,7 @@ from rich.table import Table
 from ganjax.errors import UserError
 from ganjax.signals import StopSignals
 from ganjax.study.config import BASE, RunSpec, Study, expand, load_study, resolved
-from ganjax.study.plan import Unit, check_sizes, in_groups, make_units
+from ganjax.study.plan import Unit, check_sizes, forget_failures, in_groups, make_units
 from ganjax.study.results import collect
 from ganjax.workdir import Workdir, atomic_write_json
 
@@ -35,12 +35,14 @@ class Options:
       per_device: runs that a device trains at once; 0 finds out what is fastest.
       shard: (i, n): only every n-th group of runs, from the i-th on, for an array of jobs.
       devices: to use in this process; 0 uses all.
+      retry_failed: whether runs that failed in an earlier sitting are tried again.
     """
 
     executor: str = "local"
     per_device: int = 0
     shard: tuple[int, int] = (0, 1)
     devices: int = 0
+    retry_failed: bool = False
 
 
 @dataclass
@@ -90,6 +92,8 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
         devices = running.prepare_devices(options.devices if options.executor == "local" else 1)
         check_sizes(runs)
         atomic_write_json(workdir / STUDY, {**resolved(study, runs), "spec": spec, "runs": len(runs)})
+        if options.retry_failed:
+            forget_failures(runs, workdir)
         _run(study, runs, workdir, options, devices, stop)
         records = collect(runs, workdir)
         write_pages(study, runs, records, workdir)
@@ -125,7 +129,7 @@ def _run(
 
     base = [run for run in runs if run.variant.name == BASE]
     if options.executor == "ray":
-        from ganjax.study import ray_executor
+        from ganjax.study import ray_executor  # only now: Ray is an extra
 
         units = make_units(runs, options.per_device or 1)
         ray_executor.run_units(units, workdir, stop, ended)

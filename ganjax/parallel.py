@@ -41,7 +41,9 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
-    jax.config.update("jax_num_cpu_devices", devices or cpu_devices(batch_size, unit, os.cpu_count() or 1))
+    count = devices or cpu_devices(batch_size, unit, os.cpu_count() or 1)
+    if jax.config.values["jax_num_cpu_devices"] != count:  # it may not be set, not even to the same, later on
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:

@@ -191,7 +191,8 @@ def slug(name: str) -> str:
 def _compared(config: ConfigDict) -> dict[str, Any]:
     """The flat config without what differs by the seed or follows from the budget."""
     flat = flatten(config)
-    own = ("seed", "train.steps", "checkpoint.every_steps", "log.every_steps", "monitor.every_steps")
+    own = {"seed", "train.steps", "checkpoint.every_steps", "monitor.every_steps", "eval.every_kimg"}
+    own |= {"log.every_steps", "log.sample_every_steps"}
     return {key: value for key, value in flat.items() if key not in own}
 
 

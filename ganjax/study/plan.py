@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ganjax.config import flatten, unflatten
 from ganjax.errors import UserError
 from ganjax.factory import build, program_of
 from ganjax.remedies import RESTART, ROLLBACK
 from ganjax.setup import load_data
-from ganjax.study.config import RunSpec
+from ganjax.study.config import RunSpec, Variant
 
 RESULT = "result.json"  # in the folder of a run that has ended
 
@@ -93,6 +94,14 @@ def record_of(run: RunSpec, workdir: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def forget_failures(runs: Sequence[RunSpec], workdir: Path) -> None:
+    """Takes the results of failed runs away, so that these are tried again; what diverged stays."""
+    for run in runs:
+        record = record_of(run, workdir)
+        if record is not None and record["status"] == "failed":
+            (workdir / run.folder / RESULT).unlink()
+
+
 def to_task(run: RunSpec) -> dict[str, Any]:
     """The run as JSON, for a worker of another process."""
     return {
@@ -101,6 +110,13 @@ def to_task(run: RunSpec) -> dict[str, Any]:
         "config": json.loads(run.config.to_json()),
         "differences": {key: list(pair) for key, pair in run.differences.items()},
     }
+
+
+def from_task(task: dict[str, Any]) -> RunSpec:
+    """What `to_task` was given."""
+    config = unflatten(flatten(task["config"]))
+    differences = {key: (was, now) for key, (was, now) in task["differences"].items()}
+    return RunSpec(Variant(**task["variant"]), task["seed"], config, differences)
 
 
 def _side_by_side(run: RunSpec) -> bool:

@@ -63,7 +63,7 @@ def run_group(group: Sequence[Unit], workdir: Path, devices: Sequence[jax.Device
     except (UserError, DivergedError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         for run in runs:
             if not _take_result(run, workdir, _sharing(group)):
-                _failed(run, workdir, error)
+                record_failure(run, workdir, error)
         return
     for run in runs:
         _take_result(run, workdir, _sharing(group))
@@ -79,7 +79,10 @@ def _alone(run: RunSpec, workdir: Path) -> None:
         train(run.config, workdir / run.folder)
 
 
-def _failed(run: RunSpec, workdir: Path, error: Exception) -> None:
+def record_failure(run: RunSpec, workdir: Path, error: Exception) -> None:
+    """The result of a run that ended in an error; one that it has already stays."""
+    if record_of(run, workdir) is not None:
+        return
     folder = workdir / run.folder
     folder.mkdir(parents=True, exist_ok=True)
     reason = str(error).strip() or type(error).__name__

@@ -72,7 +72,7 @@ def test_an_effect_of_one_standard_deviation_is_found_with_20_seeds():
 
 def test_five_seeds_are_too_few_for_one_standard_deviation_and_say_so():
     found = list(verdicts(seeds=5, effect=1.0, repeats=100))
-    assert found.count("too few seeds") >= 0.9 * len(found) and "no difference seen" not in found
+    assert found.count("too few seeds") >= 0.8 * len(found) and "no difference seen" not in found
     found = list(verdicts(seeds=5, effect=6.0, repeats=100))  # what cannot be overlooked is found
     assert found.count("better") >= 0.9 * len(found)
 

@@ -303,7 +303,7 @@ def _comparison(found: _Evidence, p_corrected: float | None, comparisons: int) -
         pairs=len(found.differences),
         failed=len(found.failed),
         difference=None if mean is None else found.sign * mean,
-        interval=bounds and (bounds[0], bounds[1]),
+        interval=None if bounds is None else (bounds[0], bounds[1]),
         effect=mean / found.std if found.std and mean is not None else None,
         effect_interval=within or None,
         improvement=found.improvement,

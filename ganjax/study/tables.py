@@ -9,31 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ganjax.study.inference import Interval
+from ganjax.report.words import between, number, probability, signed
 from ganjax.study.statistics import Analysis, Comparison, Spread, Variant
 
 COLUMNS = ("variant", "group", "seed", "base", "status", "reason", "steps", "images", "seconds", "collapsed")
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """`0.123`, `1.2e+05`; a dash for None. Trailing zeros stay, so that columns compare."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits - 1}e}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else digits - 1
-    return f"{value:.{min(decimals, digits)}f}"
-
-
-def signed(value: float | None) -> str:
-    """`number` with its sign, a true minus."""
-    text = number(None if value is None else abs(value))
-    return text if value is None or text == "–" else ("−" if value < 0 else "+") + text
-
-
-def between(interval: Interval | None, show: Any = number) -> str:
-    """` [0.1, 0.2]`, or nothing."""
-    return "" if interval is None else f" [{show(interval[0])}, {show(interval[1])}]"
 
 
 def describe(analysis: Analysis) -> str:
@@ -59,6 +38,10 @@ def describe(analysis: Analysis) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
 def _cell(text: str) -> str:
     """One line that cannot end its cell or begin markup of its own."""
     plain = " ".join(str(text).split())
@@ -73,17 +56,17 @@ def _row(variant: Variant, metric: str) -> str:
     cells = [
         _cell(variant.name) + (" (base)" if variant.base and variant.name != "base" else ""),
         str(of.n) + (f" of {variant.runs}" if of.n != variant.runs else ""),
-        number(of.mean) + between(of.interval),
+        _joined(number(of.mean), between(of.interval)),
         number(of.median),
     ]
     if found is None:
         cells += ["", "", "", "", ""]
     else:
         cells += [
-            signed(found.difference) + between(found.interval, signed),
-            signed(found.effect) + between(found.effect_interval, signed),
+            _joined(signed(found.difference), between(found.interval, signed)),
+            _joined(signed(found.effect), between(found.effect_interval, signed)),
             "–" if found.improvement is None else f"{found.improvement:.0%}",
-            _p(found.p_corrected),
+            probability(found.p_corrected),
             found.verdict if found.verdict not in ("better", "worse") else f"**{found.verdict}**",
         ]
     failures = variant.diverged + variant.failed
@@ -93,10 +76,6 @@ def _row(variant: Variant, metric: str) -> str:
         "–" if variant.cost is None else f"{variant.cost:.2f}×",
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _limits(analysis: Analysis) -> list[str]:
@@ -140,7 +119,7 @@ def _others(analysis: Analysis) -> list[str]:
             of, found = variant.metrics[name], variant.comparisons.get(name)
             clear = found is not None and found.verdict in ("better", "worse")
             mark = f", **{found.verdict}**" if found and clear else ""
-            cells.append(number(of.mean) + between(of.interval) + mark)
+            cells.append(_joined(number(of.mean), between(of.interval)) + mark)
         lines.append(f"| {_cell(variant.name)} | " + " | ".join(cells) + " |")
     return lines
 

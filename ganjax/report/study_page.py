@@ -101,7 +101,9 @@ def _data(analysis: Mapping[str, Any], curves: Curves) -> dict[str, Any]:
 def _bands(runs: Mapping[int, Mapping[str, Curve]], metric: str) -> dict[str, Any] | None:
     """All runs of a variant on one axis of images: the median, the middle half and each seed."""
     series = {
-        seed: np.array([(x, y) for x, y in of[metric] if y is not None and math.isfinite(y)], np.float64)
+        seed: np.array(
+            sorted((x, y) for x, y in of[metric] if y is not None and math.isfinite(y)), np.float64
+        )
         for seed, of in sorted(runs.items())
         if metric in of
     }
@@ -111,7 +113,9 @@ def _bands(runs: Mapping[int, Mapping[str, Curve]], metric: str) -> dict[str, An
     axis = np.unique(np.concatenate([points[:, 0] for points in series.values()]))
     if len(axis) > POINTS:
         axis = axis[np.linspace(0, len(axis) - 1, POINTS).round().astype(int)]
-    lines = np.array([np.interp(axis, *points.T, left=np.nan, right=np.nan) for points in series.values()])
+    lines = np.array(
+        [np.interp(axis, points[:, 0], points[:, 1], left=np.nan, right=np.nan) for points in series.values()]
+    )
     known = ~np.all(np.isnan(lines), axis=0)
     axis, lines = axis[known], lines[:, known]
     low, middle, high = np.nanquantile(lines, [0.25, 0.5, 0.75], axis=0)

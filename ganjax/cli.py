@@ -18,6 +18,7 @@ EXAMPLES = {
     "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     "doctor": "ganjax doctor --workdir=runs/quickstart",
+    "report": "ganjax report --workdir=runs/quickstart",
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
 }
 
@@ -73,6 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
+    report = command("report", "Write the page of a run, or one that compares runs: one HTML file each.")
+    what = report.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, help="folder of the run")
+    what.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of two runs or more")
+    report.add_argument("--out", type=Path, help="HTML file (default: WORKDIR/report.html, or compare.html)")
     return parser
 
 
@@ -261,7 +267,28 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return OK
 
 
-COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "doctor": run_doctor}
+def run_report(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax report`."""
+    if overrides:
+        raise UserError("report takes its config from the run; --config.… belongs to train.")
+    from ganjax.report import run_page
+
+    if arguments.workdir:
+        print(run_page.write_run_page(arguments.workdir, arguments.out))
+        return OK
+    if len(arguments.compare) < 2:
+        raise UserError("report --compare takes the folders of two runs or more, and got one.")
+    print(run_page.write_compare_page(arguments.compare, arguments.out or Path("compare.html")))
+    return OK
+
+
+COMMANDS = {
+    "train": run_train,
+    "sample": run_sample,
+    "evaluate": run_evaluate,
+    "doctor": run_doctor,
+    "report": run_report,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from ganjax.monitor import Verdict, read_rows
 from ganjax.options import BY_KEY
 from ganjax.periodic import Evaluator
 from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
+from ganjax.report.live import LivePage
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
@@ -133,6 +134,7 @@ class Loop:
             scan=setup.scan,
         )
         self.data = setup.resident_data()
+        self.page = LivePage(folder, enabled=config.log.report)
         self._pending: list[dict[str, jax.Array]] = []
 
     def run(self) -> dict[str, Any]:
@@ -227,6 +229,7 @@ class Loop:
             path = self.folder / "samples" / f"step_{step:08d}.png"
             write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
             writer.image(step, path)
+            self.page()
         if step % config.checkpoint.every_steps == 0 and not last:
             self._save()
 
@@ -328,6 +331,7 @@ class Loop:
             "remedies": [asdict(remedy) for remedy in self.remedies.taken],
         }
         atomic_write_json(self.folder / "summary.json", summary)
+        self.page(last=True)
         return summary
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,67 @@ def grid_png(seed: int, side: int = 300) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
+
+
+def made_up_run(
+    folder: Path, lines: int = 300, *, scales: bool = True, grids: int = 30, done: bool = True
+) -> Path:
+    """A workdir as `ganjax train` leaves it, with a collapse in its middle and a value that was not finite."""
+    rng = np.random.default_rng(lines)
+    (folder / "samples").mkdir(parents=True)
+    steps = lines * 10
+    config = {
+        "seed": 0,
+        "data": {"name": "digits", "path": NASTY},
+        "model": {"name": "dcgan", "msg": "simple"},
+        "train": {"steps": steps if done else 2 * steps, "batch_size": 64},
+        "gen": {"optimizer": {"learning_rate": 0.0005}},
+        "log": {"every_steps": 10},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    environment = {
+        "time": "2026-11-24T12:00:00+00:00",
+        "command": ["ganjax", "train", f"--workdir={NASTY}"],
+        "versions": {"python": "3.11.7", "jax": "0.10.2"},
+        "platform": "Linux",
+        "host": "here",
+        "devices": ["cpu:0", "cpu:1"],
+    }
+    (folder / "environment.json").write_text(json.dumps(environment))
+    with open(folder / "metrics.jsonl", "w") as file:
+        for index in range(lines):
+            part, step = (index + 1) / lines, (index + 1) * 10
+            lost = 0.4 < part < 0.6
+            row: dict[str, Any] = {
+                "step": step,
+                "images": step * 64,
+                "seconds": step * 0.05,
+                "images_per_second": 1280 + rng.normal(0, 20),
+                "loss/dis": None if index == lines // 2 else float(rng.normal(0.7, 0.1)),
+                "loss/gen": float(rng.normal(1.5, 0.2)),
+                "lr/gen": 5e-4 * (1 - part) + 1e-6,
+                "lr/dis": 2e-3 * (1 - part) + 1e-6,
+                "grad_norm/gen": float(np.exp(rng.normal(0, 0.3))),
+                "grad_norm/dis": float(np.exp(rng.normal(1, 0.3))),
+                "monitor/coverage": (0.1 if lost else 0.9) + float(rng.normal(0, 0.01)),
+                "monitor/diversity": (0.2 if lost else 0.95) + float(rng.normal(0, 0.01)),
+                "monitor/quality": 0.9,
+                "monitor/separation": 0.8,
+                "verdict": "mode collapse" if lost else "healthy",
+                **{f"sigma/dis/layer_{i}": 1 + i + float(rng.normal(0, 0.1)) for i in range(12)},
+                **{f"monitor/gradient/{side}": float(np.exp(rng.normal(0, 0.2))) for side in (4, 8)},
+            }
+            if index % 20 == 0:
+                row |= {"eval/fid": 200 * math.exp(-3 * part) + 5, "eval/modes": round(10 * part)}
+            file.write(json.dumps(row) + "\n")
+        file.write('{"step": 99')  # torn by a kill
+    for index in range(grids):
+        step = (index + 1) * max(steps // grids, 1)
+        (folder / "samples" / f"step_{step:08d}.png").write_bytes(grid_png(index))
+        if scales:
+            (folder / "samples" / f"step_{step:08d}_scales.png").write_bytes(grid_png(100 + index, 120))
+    (folder / "samples" / f"step_{steps + 10:08d}.png").write_bytes(b"\x89PNG torn")
+    if done:
+        summary = {"reason": "completed", "steps": steps, "images": steps * 64, "seconds": steps * 0.05}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

@@ -20,6 +20,12 @@ from typing import Any
 from ganjax.report import words
 from ganjax.writers.files import write_atomically
 
+# The scripts of each kind of page, in order.
+SCRIPTS = {
+    "study": ("page", "study"),
+    "run": ("page", "curves", "run"),
+    "compare": ("page", "curves", "compare"),
+}
 PICTURE_SIDE = 640  # pixels, of a picture in a page
 PICTURE_BYTES = 600_000
 PICTURES_BYTES = 3_000_000  # of all pictures of a page together
@@ -56,7 +62,7 @@ def render(kind: str, *, title: str, data: Mapping[str, Any], **context: Any) ->
     """One self-contained page.
 
     Args:
-      kind: `study` or `run`: the template, and the script that draws from `data`.
+      kind: of `SCRIPTS`: the template, and the scripts that draw from `data`.
       title: of the page, any text.
       data: JSON values for the script; no NaN.
       context: what the template names.
@@ -71,7 +77,7 @@ def render(kind: str, *, title: str, data: Mapping[str, Any], **context: Any) ->
             data=data,
             style=Markup(_asset("page.css")),
             plotly=Markup(_plotly()),
-            scripts=Markup(_asset("page.js") + _asset(f"{kind}.js")),
+            scripts=Markup("".join(_asset(f"{name}.js") for name in SCRIPTS[kind])),
             written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             **context,
         )

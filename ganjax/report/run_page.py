@@ -142,6 +142,9 @@ def plots_of(series: Iterable[str]) -> list[dict[str, Any]]:
         if panel.id.startswith("metric-"):
             chosen = [name for name in left if name == panel.prefixes[0]]
         left = [name for name in left if name not in chosen]
+        chosen.sort(
+            key=lambda name: next(i for i, prefix in enumerate(panel.prefixes) if name.startswith(prefix))
+        )
         if chosen:
             hidden = [name for name in chosen if name in HIDDEN]
             plots.append({**asdict(panel), "series": chosen, "hidden": hidden})

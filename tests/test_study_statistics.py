@@ -167,7 +167,7 @@ def test_few_runs_and_missing_values_give_no_verdict(n):
 
 
 def test_a_study_without_its_base_or_without_runs_is_described():
-    assert "No variant" in describe(analyse([], METRICS, "base"))
+    assert "No variant has 5 seeds" in describe(analyse([], METRICS, "base"))
     found = analyse(study(other=[1.0, 2.0]), METRICS, "base")
     assert [v.name for v in found.variants] == ["base", "other"]
     assert found.variants[1].comparisons["quality"].verdict == "too few seeds"

@@ -17,6 +17,7 @@ Curve = Sequence[tuple[float, float]]
 Curves = Mapping[str, Mapping[int, Mapping[str, Curve]]]
 
 POINTS = 120  # of a curve
+FEWEST = 5  # seeds, below which `ganjax.study.inference` gives no verdict
 MARKS = {
     "better": ("▲", "better"),
     "worse": ("▼", "worse"),
@@ -70,7 +71,7 @@ def write_study_page(
         tables={metric["name"]: _table(analysis, metric["name"]) for metric in analysis["metrics"]},
         groups=_groups(analysis),
         limits=_limits(analysis),
-        grids=_grids(analysis, grids),
+        grids=_grids(analysis, grids, rows),
         verdict_names=(names := sorted({name for row in rows for name in row.get("verdicts") or ()})),
         health=_health(analysis, rows, names),
         failures=[_failure(row) for row in rows if row["status"] != "completed"],
@@ -206,7 +207,7 @@ def _limits(analysis: Mapping[str, Any]) -> dict[str, Any] | None:
     """What so many seeds can show in the primary metric."""
     primary = analysis["metrics"][0]["name"]
     found = [v["comparisons"][primary] for v in analysis["variants"] if primary in v["comparisons"]]
-    sizes = sorted(c["detectable"] for c in found if c["detectable"] is not None)
+    sizes = sorted(c["detectable"] for c in found if c["detectable"] is not None and c["pairs"] >= FEWEST)
     if not sizes:
         return None
     low, high = words.number(sizes[0], 2), words.number(sizes[-1], 2)
@@ -218,14 +219,17 @@ def _limits(analysis: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _grids(analysis: Mapping[str, Any], grids: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def _grids(
+    analysis: Mapping[str, Any], grids: Mapping[str, bytes], rows: Sequence[Record]
+) -> list[dict[str, Any]]:
     primary = analysis["metrics"][0]["name"]
+    values = {(row["variant"], row["seed"]): (row.get("metrics") or {}).get(primary) for row in rows}
     most = min(page.PICTURE_BYTES, page.PICTURES_BYTES // max(len(grids), 1))
     return [
         {
             "name": variant["name"],
             "seed": variant["median_seed"],
-            "value": words.number(variant["metrics"][primary]["median"]),
+            "value": words.number(values.get((variant["name"], variant["median_seed"]))),
             "source": page.picture(grids[variant["name"]], side=480, most=most),
         }
         for variant in analysis["variants"]

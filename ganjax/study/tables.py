@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ganjax.report.words import between, number, probability, signed
+from ganjax.study.inference import FEWEST
 from ganjax.study.statistics import Analysis, Comparison, Spread, Variant
 
 COLUMNS = ("variant", "group", "seed", "base", "status", "reason", "steps", "images", "seconds", "collapsed")
@@ -81,9 +82,9 @@ def _row(variant: Variant, metric: str) -> str:
 def _limits(analysis: Analysis) -> list[str]:
     """What so many seeds can show."""
     found = [c for v in analysis.variants if (c := v.comparisons.get(analysis.primary))]
-    seen = [c.detectable for c in found if c.detectable is not None]
+    seen = [c.detectable for c in found if c.detectable is not None and c.pairs >= FEWEST]
     if not seen:
-        return ["No variant has enough runs beside the base to be compared yet."]
+        return [f"No variant has {FEWEST} seeds beside the base yet: nothing can be told."]
     low, high = number(min(seen), 2), number(max(seen), 2)
     size = low if low == high else f"{low} to {high}"
     family = "group" if analysis.corrected_within == "group" else "study"

@@ -171,7 +171,7 @@ def test_controls_of_the_study_page(browser: Any, study_page: Path) -> None:
         (12.345, "12.3"),
         (0.0, "0.00"),
         (None, "–"),
-        (1.234e-5, "1.23e-05"),
+        (-1.234e-5, "−1.23e-05"),
         (123.4, "123"),
     ],
 )

@@ -10,9 +10,11 @@ NONE = "–"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`0.123`, `12.3`, `1.2e+05`; a dash for None and what is not finite."""
+    """`0.123`, `12.3`, `1.2e+05`, a true minus; a dash for None and what is not finite."""
     if value is None or not math.isfinite(value):
         return NONE
+    if value < 0:
+        return "−" + number(-value, digits)
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.{digits - 1}e}"
     decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else digits - 1

@@ -19,6 +19,7 @@ EXAMPLES = {
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     "ablate": "ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons_grid",
     "doctor": "ganjax doctor --workdir=runs/quickstart",
+    "report": "ganjax report --workdir=runs/quickstart",
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
 }
 
@@ -77,6 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
+    report = command("report", "Write the page of a run, or one that compares runs: one HTML file each.")
+    what = report.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, help="folder of the run")
+    what.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of two runs or more")
+    report.add_argument("--out", type=Path, help="HTML file (default: WORKDIR/report.html, or compare.html)")
     return parser
 
 
@@ -317,12 +323,28 @@ def run_ablate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return OK
 
 
+def run_report(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax report`."""
+    if overrides:
+        raise UserError("report takes its config from the run; --config.… belongs to train.")
+    from ganjax.report import run_page
+
+    if arguments.workdir:
+        print(run_page.write_run_page(arguments.workdir, arguments.out))
+        return OK
+    if len(arguments.compare) < 2:
+        raise UserError("report --compare takes the folders of two runs or more, and got one.")
+    print(run_page.write_compare_page(arguments.compare, arguments.out or Path("compare.html")))
+    return OK
+
+
 COMMANDS = {
     "train": run_train,
     "sample": run_sample,
     "evaluate": run_evaluate,
     "ablate": run_ablate,
     "doctor": run_doctor,
+    "report": run_report,
 }
 
 

@@ -385,6 +385,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
     Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
     Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+    Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 
 BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

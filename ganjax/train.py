@@ -22,6 +22,7 @@ from ganjax.options import BY_KEY
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
 from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
+from ganjax.report.live import LivePage
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
@@ -121,6 +122,7 @@ class Loop:
             twin=None if twin is None else twin.evaluator,
         )
         self.calls = steps_per_call(config, self.step, setup.scan)
+        self.page = LivePage(folder, enabled=config.log.report)
         self.pending: list[dict[str, Any]] = []
         self._out_of_time = False
 
@@ -253,6 +255,7 @@ class Loop:
             path = self.folder / "samples" / f"step_{step:08d}.png"
             write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
             writer.image(step, path)
+            self.page()
         if step % config.checkpoint.every_steps == 0 and not last:
             self.save()
 
@@ -358,6 +361,7 @@ class Loop:
             "remedies": [asdict(remedy) for remedy in self.remedies.taken],
         }
         atomic_write_json(self.folder / "summary.json", summary)
+        self.page(last=True)
         return summary
 
 

@@ -17,16 +17,18 @@ while true; do
   shift
 done
 
-data=dataset-fashion-mnist # the four Fashion-MNIST files, for tests that must not need a network
-if ! command -v dpkg >/dev/null; then
-  say "not a Debian system: tests that need its package $data are skipped"
-elif dpkg -s $data >/dev/null 2>&1; then :
-elif [ "$(id -u)" != 0 ]; then
-  say "tests that need the Debian package $data are skipped; as root: apt-get install $data"
-else
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $data; } >/dev/null ||
-    say "apt-get could not install $data; tests that need it are skipped"
-fi
+# The four Fashion-MNIST files, for tests that must not need a network, and a browser for the pages.
+for package in dataset-fashion-mnist chromium; do
+  if ! command -v dpkg >/dev/null; then
+    say "not a Debian system: tests that need its package $package are skipped"
+  elif dpkg -s $package >/dev/null 2>&1; then :
+  elif [ "$(id -u)" != 0 ]; then
+    say "tests that need the Debian package $package are skipped; as root: apt-get install $package"
+  else
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $package; } >/dev/null ||
+      say "apt-get could not install $package; tests that need it are skipped"
+  fi
+done
 
 accelerator=${GANJAX_ACCELERATOR:-cpu} # the tests run on the CPU unless asked otherwise
 set_up "$accelerator" dev

@@ -46,6 +46,12 @@ def allowed_imports() -> dict[str, set[str]]:
     allowed["models"] |= {"options"}  # which lists the families
     allowed |= {leaf: below | FILES for leaf in LEAVES}
     allowed["metrics"] |= {"data"}  # which its classifiers are trained on
+    allowed["report"] |= {
+        "config",
+        "options",
+        "monitor",
+        "writers",
+    }  # what it shows, and how files are written
     allowed |= {part: below | CONFIG for part in SCHEDULES}
     allowed |= {part: below | CONFIG | SCHEDULES for part in ASSEMBLY}
     allowed["factory"] = below | CONFIG | SCHEDULES | ASSEMBLY | {"data"}

@@ -118,7 +118,7 @@ def test_bad_arguments(main: Main, args: list[str], expected: str) -> None:
 def test_help(main: Main) -> None:
     code, out, _ = main("train", "--help-config")
     assert code == 0 and all(option.key in out for option in OPTIONS)
-    for args in (["--help"], ["train", "--help"], ["sample", "--help"]):
+    for args in (["--help"], ["train", "--help"], ["sample", "--help"], ["report", "--help"]):
         code, out, _ = main(*args)
         assert code == 0 and "Example: ganjax" in out
     assert main("--version")[1].startswith("ganjax ")

@@ -200,6 +200,12 @@ def test_a_run_leaves_its_files(images: Path, unbroken: Path) -> None:
         assert grid.width == grid.height > 2 * 64
 
 
+def test_a_run_leaves_its_page(images: Path, unbroken: Path) -> None:
+    page = (images / "report.html").read_text()
+    assert "Run · dcgan on digits · completed" in page and 'id="scales"' in page
+    assert 'id="scales"' not in (unbroken / "report.html").read_text()
+
+
 def test_nothing_is_compiled_twice(images: Path) -> None:
     lines = [line for line in images.with_name("images.err").read_text().splitlines() if "Compiling" in line]
     sizes = sorted(size for line in lines if (size := line.count("ShapedArray(")) > 5)
@@ -343,7 +349,12 @@ def test_a_checkpoint_of_another_architecture(runs: Runs, unbroken: Path) -> Non
 
 def test_a_diverged_run(runs: Runs) -> None:
     workdir = runs.folder / "diverged"
-    options = ("gen.optimizer.name=sgd", "gen.optimizer.learning_rate=1e38", "log.tensorboard=False")
+    options = (
+        "gen.optimizer.name=sgd",
+        "gen.optimizer.learning_rate=1e38",
+        "log.tensorboard=False",
+        "log.report=False",
+    )
     _, err = runs.finish("diverged", *options, code=3)
     assert "The run diverged" in err and "loss/" in err and "stopped being finite at step" in err
     assert "the generator" in err or "the discriminator" in err
@@ -354,7 +365,7 @@ def test_a_diverged_run(runs: Runs) -> None:
     [saved] = (workdir / "diverged").iterdir()
     assert int(saved.name) == ending["steps"] and (saved / "ganjax_manifest.json").is_file()
     assert not (workdir / "checkpoints").exists(), "there was no finite state to save"
-    assert not list(workdir.glob("events.*"))
+    assert not list(workdir.glob("events.*")) and not (workdir / "report.html").exists()
 
 
 def samples(run_cli: RunCli, workdir: Path, out: Path, *args: str) -> np.ndarray:

@@ -232,7 +232,7 @@ def _set_budget(study: Study, config: ConfigDict) -> None:
     config.eval.samples = study.samples
     config.eval.keep_best = 0
     config.eval.every_kimg = config.train.steps * images / 1000 / study.evaluations
-    config.log.tensorboard = False
+    config.log.tensorboard = config.log.report = False  # the study has a page of its own
     if study.kimg and not config.parallel.devices:
         config.parallel.devices = 1  # runs share a machine side by side
 

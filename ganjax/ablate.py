@@ -15,11 +15,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ganjax.errors import UserError
+from ganjax.monitor import read_rows
+from ganjax.options import BY_KEY
+from ganjax.report.study_page import write_study_page
 from ganjax.signals import StopSignals
+from ganjax.study.claims import claims_table, judge_claims, stopping, stopping_words
 from ganjax.study.config import BASE, RunSpec, Study, expand, load_study, resolved
 from ganjax.study.plan import Unit, check_sizes, forget_failures, in_groups, make_units
-from ganjax.study.results import collect
+from ganjax.study.results import collect, curves, picture
+from ganjax.study.statistics import analyse
+from ganjax.study.tables import describe, to_csv
 from ganjax.workdir import Workdir, atomic_write_json
+from ganjax.writers.files import write_atomically
 
 STUDY = "study.json"
 EXECUTORS = ("local", "ray")
@@ -88,15 +95,15 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
     lock = workdir if n == 1 else workdir / "shards" / f"{i}_of_{n}"
     from ganjax.study import running
 
-    with Workdir.open(lock, config=resolved(study, runs), allowed=()), StopSignals() as stop:
+    with Workdir.open(lock, config=resolved(study, runs), allowed=_may_change), StopSignals() as stop:
         devices = running.prepare_devices(options.devices if options.executor == "local" else 1)
         check_sizes(runs)
         atomic_write_json(workdir / STUDY, {**resolved(study, runs), "spec": spec, "runs": len(runs)})
         if options.retry_failed:
             forget_failures(runs, workdir)
-        _run(study, runs, workdir, options, devices, stop)
+        _run(study, runs, workdir, spec, options, devices, stop)
         records = collect(runs, workdir)
-        write_pages(study, runs, records, workdir)
+        write_pages(study, runs, records, workdir, spec)
         console = Console()
         how_far = f"{len(records)} of {len(runs)} runs have ended"
         if stop:
@@ -106,10 +113,17 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
     return records
 
 
+def _may_change(key: str) -> bool:
+    """Whether a study may go on with another value of this key: an option of the base that alters no number."""
+    option = BY_KEY.get(key.removeprefix("base."))
+    return option is not None and option.runtime and option.key != "train.steps"
+
+
 def _run(
     study: Study,
     runs: Sequence[RunSpec],
     workdir: Path,
+    spec: str,
     options: Options,
     devices: Sequence[Any],
     stop: StopSignals,
@@ -124,7 +138,7 @@ def _run(
         records = collect(runs, workdir)
         progress.tell(records, group)
         if time.monotonic() - last_page > PAGE_EVERY:
-            write_pages(study, runs, records, workdir)
+            write_pages(study, runs, records, workdir, spec)
             last_page = time.monotonic()
 
     base = [run for run in runs if run.variant.name == BASE]
@@ -141,9 +155,38 @@ def _run(
 
 
 def write_pages(
-    study: Study, runs: Sequence[RunSpec], records: Sequence[dict[str, Any]], workdir: Path
+    study: Study, runs: Sequence[RunSpec], records: Sequence[dict[str, Any]], workdir: Path, spec: str
 ) -> None:
-    """The tables and the page of what is known."""
+    """`results.csv`, `results.md` and `report.html` of what is known."""
+    metrics = [{"name": name, "better": better} for name, better in study.metrics.items()]
+    grouped = any(variant.group for variant in study.variants)
+    analysis = analyse(records, metrics, BASE, correct_within="group" if grouped else "study")
+    claims = judge_claims(analysis, records)
+    completed = [record for record in records if record["status"] == "completed"]
+    logs = [read_rows(workdir / record["folder"] / "metrics.jsonl") for record in completed]
+    stopped = stopping(logs, study.primary, higher=study.metrics[study.primary] == "higher")
+    write_atomically(workdir / "results.csv", to_csv(records, metrics).encode(), "results")
+    table = f"# {study.title}\n\n{describe(analysis)}\n{claims_table(claims, stopped, study.primary)}"
+    write_atomically(workdir / "results.md", table.encode(), "results")
+    middle = {variant.name: variant.median_seed for variant in analysis.variants}
+    grids = {
+        record["variant"]: path.read_bytes()
+        for record in records
+        if record["seed"] == middle.get(record["variant"]) and (path := picture(record, workdir)) is not None
+    }
+    write_study_page(
+        workdir / "report.html",
+        study.title,
+        records,
+        analysis.to_json(),
+        curves(records, list(study.metrics), workdir),
+        grids,
+        planned=len(runs),
+        description=study.notes,
+        command=f"ganjax ablate --config={spec} --workdir={workdir}",
+        claims=claims,
+        stopped=stopping_words(stopped, study.primary) if stopped.runs else (),
+    )
 
 
 def dry_run(spec: str, *, as_json: bool) -> str:

@@ -18,6 +18,12 @@ Curves = Mapping[str, Mapping[int, Mapping[str, Curve]]]
 
 POINTS = 120  # of a curve
 FEWEST = 5  # seeds, below which `ganjax.study.inference` gives no verdict
+CLAIMS = {
+    "confirmed": {"sign": "✓", "kind": "better"},
+    "refuted": {"sign": "✗", "kind": "worse"},
+    "no effect seen": {"sign": "=", "kind": "none"},
+    "too few seeds": {"sign": "?", "kind": "few"},
+}
 MARKS = {
     "better": ("▲", "better"),
     "worse": ("▼", "worse"),
@@ -37,6 +43,8 @@ def write_study_page(
     planned: int | None = None,
     description: str = "",
     command: str = "",
+    claims: Sequence[Any] = (),
+    stopped: Sequence[str] = (),
 ) -> None:
     """Writes the page of a study, finished or not.
 
@@ -50,6 +58,8 @@ def write_study_page(
       planned: runs of the whole study; None means as many as are finished.
       description: what the study asks, shown below the title.
       command: which makes or resumes it.
+      claims: `ganjax.study.claims.Claim`s, what was expected and what was found.
+      stopped: sentences about stopping at a spike of a loss.
 
     Raises:
       UserError: the page cannot be written.
@@ -76,6 +86,8 @@ def write_study_page(
         health=_health(analysis, rows, names),
         failures=[_failure(row) for row in rows if row["status"] != "completed"],
         curves=any(curves.values()),
+        claims=[{"of": claim, "mark": {"text": claim.verdict, **CLAIMS[claim.verdict]}} for claim in claims],
+        stopped=[line.replace("`", "") for line in stopped],
         words=words,
     )
     page.write(path, html)

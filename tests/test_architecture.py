@@ -112,7 +112,7 @@ def test_imports_point_downwards(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_package_imports_only_what_it_declares(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]["tensorflow"]
+    optional = [name for extra in ("tensorflow", "ray") for name in project["optional-dependencies"][extra]]
     declared = {
         re.split(r"[^\w-]", name)[0].lower().replace("-", "_")
         for name in [*project["dependencies"], *optional]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax import __version__, config
-from ganjax.errors import DivergedError, UserError
+from ganjax import __version__, config, processes
+from ganjax.errors import DivergedError, PeerError, UserError
 
 OK, INTERRUPTED = 0, 130
 
@@ -69,7 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
-    add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
+    judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
+    add_evaluate(judge)
+    for parallel in (train, sample, judge):
+        add_processes(parallel)
     doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
@@ -82,6 +85,27 @@ def class_list(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes run together."""
+    group = command.add_argument_group(
+        "several processes", "found by themselves under SLURM, Open MPI and on TPU pods"
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, or `auto` (default: GANJAX_COORDINATOR)"
+    )
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="in all (default: GANJAX_NUM_PROCESSES)"
+    )
+    group.add_argument(
+        "--process-id", type=int, metavar="I", help="of this one, from 0 (default: GANJAX_PROCESS_ID)"
+    )
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Meets the other processes of this command, if there are any."""
+    processes.join(processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id))
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -147,6 +171,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
+    join(arguments)
     from ganjax.train import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)
@@ -190,21 +215,22 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     """`ganjax sample`."""
     if overrides:
         raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    join(arguments)
     from ganjax.sample import sample
 
-    print(
-        sample(
-            arguments.workdir,
-            n=arguments.n,
-            out=arguments.out,
-            seed=arguments.seed,
-            weights=arguments.weights,
-            step=arguments.step,
-            devices=arguments.devices,
-            classes=arguments.classes,
-            truncation=arguments.truncation,
-        )
+    done = sample(
+        arguments.workdir,
+        n=arguments.n,
+        out=arguments.out,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        step=arguments.step,
+        devices=arguments.devices,
+        classes=arguments.classes,
+        truncation=arguments.truncation,
     )
+    if processes.is_main():
+        print(done)
     return OK
 
 
@@ -214,6 +240,7 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
         raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
     if (arguments.images is None) != (arguments.reference is None):
         raise UserError("evaluate takes either --workdir, or --images together with --reference.")
+    join(arguments)
     from ganjax import evaluate as judging
 
     names = [name for name in arguments.metrics.split(",") if name]
@@ -230,6 +257,8 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
             devices=arguments.devices,
             features=arguments.features,
         )
+        if not processes.is_main():
+            return OK
         out = out or arguments.workdir / "evaluations" / f"step_{results[0].protocol.step:08d}.json"
     else:
         results = judging.evaluate_images(
@@ -265,17 +294,30 @@ COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 130 for a second Ctrl-C."""
+    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 4 for a lost process of the run, 130 for
+    a second Ctrl-C."""
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         arguments = make_parser().parse_args(rest)
-        return COMMANDS[arguments.command](arguments, overrides)
-    except (UserError, DivergedError) as error:
-        print(f"ganjax: {error}", file=sys.stderr)
-        return error.exit_code
+        code = COMMANDS[arguments.command](arguments, overrides)
+        processes.leave()
+        return code
+    except (UserError, DivergedError, PeerError) as error:
+        code = error.exit_code
+        if processes.is_main():
+            print(f"ganjax: {error}", file=sys.stderr)
+        if isinstance(error, DivergedError):  # all processes found it, each by itself
+            processes.leave()
+        processes.abandon(code, str(error))
+        return code
     except KeyboardInterrupt:
-        print("ganjax: left at once; what was saved before is kept", file=sys.stderr)
+        text = "left at once; what was saved before is kept"
+        print(f"ganjax: {text}", file=sys.stderr)
+        processes.abandon(INTERRUPTED, text)
         return INTERRUPTED
+    except Exception as error:
+        processes.fail(error)  # ends this process, and says so to the others; alone it does nothing
+        raise
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import parallel
+from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.errors import DivergedError, UserError
@@ -20,7 +21,7 @@ from ganjax.factory import Build
 from ganjax.monitor import Verdict, read_rows
 from ganjax.options import BY_KEY
 from ganjax.periodic import Evaluator
-from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
+from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies, Remedy
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
@@ -60,20 +61,24 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       UserError: bad input, found before anything is compiled.
       DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
     """
+    folder, main = workdir.absolute(), processes.is_main()
+    new = not (folder / "config.json").exists()
     runtime = {key for key, option in BY_KEY.items() if option.runtime}
-    new = not (workdir / "config.json").exists()
     with (
-        Workdir.open(workdir, config=to_json(config), allowed=runtime) as folder,
+        Workdir.open(folder, config=to_json(config), allowed=runtime)
+        if main
+        else contextlib.nullcontext() as owned,
         StopSignals() as stop,
-        Checkpointer(folder.path / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+        Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
         try:
             setup = prepare(config)
-            folder.write_environment([str(device) for device in setup.devices])
-            loop = Loop(config, setup, folder.path, checkpoints, stop)
+            if owned:
+                owned.write_environment([str(device) for device in setup.devices])
+            loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
-            if new:  # nothing was run: the mended config may use this folder
-                (folder.path / "config.json").unlink()
+            if owned and new:  # nothing was run: the mended config may use this folder
+                (folder / "config.json").unlink()
             raise
         return loop.run()
 
@@ -110,12 +115,8 @@ class Loop:
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
         self.checkpoints = checkpoints
         self.build: Build = setup.build
-        self.remedies = Remedies(folder, config)
-        state = self.build.init()
-        found = checkpoints.restore(state)
-        self.resumed = found is not None
-        self.step, state, metadata = found or (*self.remedies.first_state(state), {})
-        self.state: GanState = parallel.replicate(state, setup.devices)
+        self.remedies = Remedies(folder, config, owned=processes.is_main())
+        self.resumed, metadata = self._begin()
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
@@ -135,6 +136,26 @@ class Loop:
         self.data = setup.resident_data()
         self._pending: list[dict[str, jax.Array]] = []
 
+    def _begin(self, *, anew: bool = False) -> tuple[bool, dict[str, Any]]:
+        """Sets step and state as the main process finds them: of the newest checkpoint unless `anew`, or the first.
+
+        Returns:
+          Whether there was a checkpoint, and its metadata.
+        """
+        first = self.build.init()
+        found = None
+        step, state = 0, first
+        metadata: dict[str, Any] = {}
+        if processes.is_main():
+            found = None if anew else self.checkpoints.restore(first)
+            step, state, metadata = found or (*self.remedies.first_state(first), {})
+        resumed, self.step, metadata, taken = processes.from_main(
+            [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]
+        )
+        self.remedies.taken = [Remedy(**remedy) for remedy in taken]
+        self.state: GanState = parallel.replicate(processes.state_from_main(state), self.setup.devices)
+        return resumed, metadata
+
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
         while True:
@@ -149,6 +170,7 @@ class Loop:
             self.folder,
             total_steps=self.config.train.steps,
             start_step=self.step,
+            enabled=processes.is_main(),
             tensorboard=self.config.log.tensorboard,
         )
 
@@ -186,12 +208,13 @@ class Loop:
 
     def _remedy(self, writer: RunWriter, verdict: Verdict) -> None:
         """Leaves the path that failed, and sets the run up to go on elsewhere."""
-        self.checkpoints.wait()
-        with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
-            steps = [step for step in healthy.steps() if step % self.calls == 0]
-        remedy = self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
-        self.step, state = self.remedies.first_state(self.build.init())
-        self.state = parallel.replicate(state, self.setup.devices)
+        if processes.is_main():
+            self.checkpoints.wait()
+            with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
+                steps = [step for step in healthy.steps() if step % self.calls == 0]
+            self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
+        self._begin(anew=True)
+        remedy = self.remedies.taken[-1]
         self.resumed = False
         self._pending.clear()
         self.clock.last_step, self.clock.last_seconds = self.step, self.clock.seconds
@@ -207,7 +230,7 @@ class Loop:
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
-        while self.step < until and not self.stop:
+        while self.step < until and not self.stop.due():
             with jax.transfer_guard("disallow"):
                 self.state, metrics = self.update(self.state, self.data)
             self.step += self.calls
@@ -256,8 +279,10 @@ class Loop:
         writer.log(self.step, self.last_log)
         self._check_faults()
         self._tell(writer, before)
-        if self.watch.bad and self.remedies.available:
-            raise Relapse(self.watch.bad[0])
+        if self.remedies.available:
+            bad = processes.from_main([asdict(verdict) for verdict in self.watch.bad[:1]])
+            if bad:
+                raise Relapse(Verdict(**bad[0]))
 
     def _tell(self, writer: RunWriter, before: list[Verdict]) -> None:
         """Says in words what has changed in the monitor's opinion."""
@@ -306,9 +331,10 @@ class Loop:
     def _completed(self) -> dict[str, Any]:
         """The summary of the run that ended at this very step, empty where there is none."""
         try:
-            summary = json.loads((self.folder / "summary.json").read_text())
+            summary = json.loads((self.folder / "summary.json").read_text()) if processes.is_main() else {}
         except (OSError, ValueError):
-            return {}
+            summary = {}
+        summary = processes.from_main(summary)
         return summary if (summary.get("reason"), summary.get("steps")) == ("completed", self.step) else {}
 
     def _summarise(self, reason: str) -> dict[str, Any]:
@@ -327,7 +353,8 @@ class Loop:
             "verdicts": [verdict.to_json() for verdict in self.watch.verdicts],
             "remedies": [asdict(remedy) for remedy in self.remedies.taken],
         }
-        atomic_write_json(self.folder / "summary.json", summary)
+        if processes.is_main():
+            atomic_write_json(self.folder / "summary.json", summary)
         return summary
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ganjax import parallel
 from ganjax.compat import MIXTURES
 from ganjax.data import Dataset, load, to_float
 from ganjax.factory import at_sides, compared_together
@@ -66,7 +67,7 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
 
     return Probe(
         build.game,
-        setup.devices,
+        functools.partial(parallel.map_shares, devices=setup.devices),
         pyramid(dataset.images[chosen], dataset.scale),
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),

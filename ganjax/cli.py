@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -293,9 +294,24 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "doctor": run_doctor}
 
 
+def forbid_network() -> None:
+    """Where GANJAX_OFFLINE is set, lets this process connect to nothing but this machine and its own processes."""
+    if os.environ.get("GANJAX_OFFLINE", "") in ("", "0"):
+        return
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not isinstance(arguments[1], tuple):
+            return
+        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1"):
+            raise UserError(f"GANJAX_OFFLINE is set, and something tried to connect to {host}.")
+
+    sys.addaudithook(refuse)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 4 for a lost process of the run, 130 for
     a second Ctrl-C."""
+    forbid_network()
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         arguments = make_parser().parse_args(rest)

@@ -23,6 +23,7 @@ from ganjax.step import Batch, Game, Metrics, train_step
 
 AXIS = "devices"
 MIN_IMAGES_PER_CPU_DEVICE = 16
+CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goes first
 Tree = Any
 Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 
@@ -32,7 +33,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
     One per core pays off on CPU as long as each keeps a batch worth having. XLA's thread pool is as large as
     the machine, and collectives of several calls in flight can block all its threads: `PJRT_NPROC` enlarges it.
-    What took a second or more to compile is kept in `~/.cache/ganjax/jax` (or `JAX_COMPILATION_CACHE_DIR`).
+    What was compiled is kept in `~/.cache/ganjax/jax` (or `JAX_COMPILATION_CACHE_DIR`), up to `CACHE_BYTES`.
 
     Args:
       batch_size: images per update over all devices.
@@ -48,11 +49,22 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
             f"parallel.devices={devices} does not divide among {count} processes; use a multiple of {count}."
         )
     os.environ.setdefault("PJRT_NPROC", "16")
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
+    _keep_compiled()
     own = devices // count or cpu_devices(batch_size // count, unit, os.cpu_count() or 1)
     jax.config.update("jax_num_cpu_devices", own)
+
+
+def _keep_compiled() -> None:
+    """Sets JAX's persistent compilation cache, except where the user has set it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    settings = {
+        "jax_compilation_cache_dir": os.path.join(cache, "ganjax", "jax"),
+        "jax_compilation_cache_max_size": CACHE_BYTES,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,  # also the many small programs of a start
+    }
+    for name, value in settings.items():
+        if name.upper() not in os.environ and not (name.endswith("_dir") and jax.config.values[name]):
+            jax.config.update(name, value)
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:

@@ -125,7 +125,7 @@ def join(cluster: Cluster | None) -> None:
 
     Raises:
       UserError: this environment is not one that JAX knows.
-      PeerError: not all of them came, within `GANJAX_PEER_TIMEOUT` or five minutes, whichever is longer.
+      PeerError: not all of them came, within three times `GANJAX_PEER_TIMEOUT`.
     """
     global _cluster
     if cluster is None:
@@ -140,7 +140,7 @@ def join(cluster: Cluster | None) -> None:
             cluster.count if cluster.coordinator else None,
             cluster.index if cluster.coordinator else None,
             heartbeat_timeout_seconds=seconds,
-            initialization_timeout=max(seconds, 300),
+            initialization_timeout=3 * seconds,
             shutdown_timeout_seconds=seconds,
         )
     except ValueError as error:

@@ -83,6 +83,15 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return loop.run()
 
 
+def folder_identity(folder: Path) -> tuple[int, int] | None:
+    """What tells this folder from another one that is put in its place; None where there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Relapse(Exception):
     """The monitor asks for a remedy; the loop takes it."""
 
@@ -113,6 +122,7 @@ class Loop:
     ) -> None:
         """Restores the newest intact checkpoint, or makes the first state."""
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
+        self._identity = folder_identity(folder)
         self.checkpoints = checkpoints
         self.build: Build = setup.build
         self.remedies = Remedies(folder, config, owned=processes.is_main())
@@ -242,6 +252,9 @@ class Loop:
     def _boundaries(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""
         config, step = self.config, self.step
+        due = (config.log.every_steps, config.log.sample_every_steps, config.checkpoint.every_steps)
+        if any(step % every == 0 for every in due):
+            self._check_folder()
         last = step >= config.train.steps
         if step % config.log.every_steps == 0 or last:
             self._log(writer, pending)
@@ -252,6 +265,14 @@ class Loop:
             writer.image(step, path)
         if step % config.checkpoint.every_steps == 0 and not last:
             self._save()
+
+    def _check_folder(self) -> None:
+        """Raises a UserError if the workdir is gone: what is written would make a new one, without its run."""
+        if processes.is_main() and folder_identity(self.folder) != self._identity:
+            raise UserError(
+                f"{self.folder} was removed, or is another folder than it was, so the run ends at step {self.step}. "
+                "Bring it back and give the same command: it goes on from the last checkpoint in there."
+            )
 
     def _log(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """Averages the metrics since the last line; the only place where the host waits for them."""

@@ -336,7 +336,7 @@ def test_tpu_vm_runs_the_same_command_on_every_worker(machine: Machine) -> None:
     )
     machine.stub(
         "gcloud",
-        '#!/bin/bash\nfor a; do case $a in --command=*) cd "$HOME" && bash -c "${a#--command=}" || exit 1 ;; esac; done\n',
+        '#!/bin/bash\ncd "$HOME"\nfor a; do [[ $a != --command=* ]] || bash -c "${a#--command=}" || exit 1; done\n',
     )
     run = ("run", "train", "--workdir=my runs/a", "--config.x=(1, 2)")
     home = {"HOME": str(worker)}

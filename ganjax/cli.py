@@ -104,9 +104,10 @@ def add_processes(command: argparse.ArgumentParser) -> None:
     )
 
 
-def join(arguments: argparse.Namespace) -> None:
-    """Meets the other processes of this command, if there are any."""
-    processes.join(processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id))
+def join(arguments: argparse.Namespace, *, stops: bool = False) -> None:
+    """Meets the other processes of this command, if there are any; `stops`: see `processes.join`."""
+    found = processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    processes.join(found, stops=stops)
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -172,7 +173,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
-    join(arguments)
+    join(arguments, stops=True)
     from ganjax.train import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)

@@ -33,7 +33,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
     One per core pays off on CPU as long as each keeps a batch worth having. XLA's thread pool is as large as
     the machine, and collectives of several calls in flight can block all its threads: `PJRT_NPROC` enlarges it.
-    What was compiled is kept in `~/.cache/ganjax/jax` (or `JAX_COMPILATION_CACHE_DIR`), up to `CACHE_BYTES`.
+    What was compiled is kept in `~/.cache/ganjax/programs`, up to `CACHE_BYTES` (or in `JAX_COMPILATION_CACHE_DIR`).
 
     Args:
       batch_size: images per update over all devices.
@@ -55,16 +55,19 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
 
 def _keep_compiled() -> None:
-    """Sets JAX's persistent compilation cache, except where the user has set it."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    settings = {
-        "jax_compilation_cache_dir": os.path.join(cache, "ganjax", "jax"),
-        "jax_compilation_cache_max_size": CACHE_BYTES,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,  # also the many small programs of a start
-    }
-    for name, value in settings.items():
-        if name.upper() not in os.environ and not (name.endswith("_dir") and jax.config.values[name]):
-            jax.config.update(name, value)
+    """Sets JAX's persistent compilation cache, except where the user has set it.
+
+    The bound goes with a folder of our own: in one that others write without a bound, JAX fails to keep it.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update(
+            "jax_persistent_cache_min_compile_time_secs", 0.0
+        )  # the many small ones of a start too
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "programs"))
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:

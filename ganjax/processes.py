@@ -120,8 +120,13 @@ def _launcher(environment: Mapping[str, str]) -> Cluster | None:
     return Cluster() if "," in environment.get("TPU_WORKER_HOSTNAMES", "") else None
 
 
-def join(cluster: Cluster | None) -> None:
+def join(cluster: Cluster | None, *, stops: bool = False) -> None:
     """Meets the others of `cluster`; nothing for None. To be called before JAX touches a device.
+
+    Args:
+      cluster: from `detect`.
+      stops: whether SIGTERM is left to JAX, for a loop that asks it at every step (`ganjax.signals`); otherwise it
+        ends this process, as usual.
 
     Raises:
       UserError: this environment is not one that JAX knows.
@@ -133,6 +138,7 @@ def join(cluster: Cluster | None) -> None:
     import jax
 
     seconds = _peer_timeout()
+    jax.config.update("jax_enable_preemption_service", stops)
     # Passed on only where known: what is None, JAX looks for in the environment.
     try:
         jax.distributed.initialize(

@@ -179,10 +179,12 @@ def open_run(
     Raises:
       UserError: no run or checkpoint there, or classes that its networks do not know.
     """
-    from ganjax.config import from_workdir
+    from ganjax.config import flatten, from_workdir, to_json, unflatten
     from ganjax.setup import prepare
 
-    config = from_workdir(workdir)
+    # The main process reads the workdir: the others may not see it.
+    stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
+    config = unflatten(flatten(stored))
     setup = prepare(config, choose_devices(n, devices))
     known = setup.build.classes
     if any(not 0 <= label < known for label in classes):

@@ -1,0 +1,136 @@
+"""What one step of each recipe exchanges between devices, read from its program, and how long that would take.
+
+    python benchmarks/collectives.py
+
+The step is traced and lowered for two devices at the recipe's full size, on empty images; nothing is compiled or
+trained. Times are an estimate: peak rates of the makers, `EFFICIENCY` of the peak for the arithmetic, a ring for the
+exchange.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# recipe, and the data it is made for: side in pixels (0: points), channels, classes
+RECIPES = {
+    "quickstart.py": (8, 1, 10),
+    "fashion_mnist.py": (32, 1, 10),
+    "sngan.py": (32, 3, 10),
+    "sagan.py": (128, 3, 1000),
+    "biggan.py": (128, 3, 1000),
+    "msg_progan.py": (256, 3, 0),
+    "stylegan2.py": (256, 3, 0),
+    "r3gan.py": (32, 3, 10),
+}
+EFFICIENCY = 0.3  # of the peak that convolutions of such networks reach: an assumption
+# Peak TFLOP/s in bfloat16, and GB/s that a device can send to its neighbours and to those of other hosts.
+MACHINES = {
+    "TPU v5e": (197e12, 200e9, 200e9),
+    "TPU v5p": (459e12, 600e9, 600e9),
+    "H100, 8 a node": (989e12, 450e9, 50e9),
+}
+DEVICES = (8, 64, 512)
+
+
+def exchanged(recipe: str) -> dict[str, float]:
+    """Numbers of one step: all-reduces and their bytes, parameters, FLOPs over all devices, images."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ganjax import config as configs
+    from ganjax import parallel
+    from ganjax.data import Dataset
+    from ganjax.factory import build
+    from ganjax.state import count_parameters
+
+    config = configs.resolve(f"{ROOT / 'configs' / recipe}", [])
+    side, channels, classes = RECIPES[recipe]
+    unit = 2 * config.train.accumulate * config.dis.packing * 4
+    config.train.batch_size = min(
+        config.train.batch_size, unit * 2
+    )  # bytes do not depend on it, FLOPs follow it
+    full = configs.resolve(f"{ROOT / 'configs' / recipe}", []).train.batch_size
+    images = np.zeros((8, side, side, channels), np.uint8)
+    labels = np.zeros(8, np.int32) if classes else None
+    made = build(config, Dataset(config.data.name, images, labels, classes))
+    share = config.train.batch_size // 2
+
+    def one(state, data, device):
+        index = device * share + jnp.arange(share, dtype=jnp.int32)
+        return parallel.train_step(made.game, state, made.deliver(data, state, index))
+
+    shapes = made.shapes()
+    data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (images, labels))
+    mapped = parallel.map_over_devices(one, jax.devices()[:2], "shard_map")
+    lowered = mapped.lower(shapes, data, jax.ShapeDtypeStruct((2,), jnp.int32))
+    sizes = [
+        4 * int(np.prod([int(n) for n in shape.split("x") if n.isdigit()] or [1]))
+        for shape in re.findall(
+            r"stablehlo\.all_reduce.*?\}\) : \(tensor<([^>]*)>\)", lowered.as_text(), re.DOTALL
+        )
+    ]
+    flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+    return {
+        "gen": count_parameters(shapes.gen.params),
+        "dis": count_parameters(shapes.dis.params),
+        "updates": config.train.dis_steps + config.train.gen_steps,
+        "all_reduces": len(sizes),
+        "bytes": sum(sizes),
+        "small": sum(size for size in sizes if size < 65536),
+        "flops": flops / share * full,
+        "batch": full,
+    }
+
+
+def seconds(facts: dict[str, float], machine: str, devices: int) -> tuple[float, float]:
+    """(arithmetic, exchange) of one step at the recipe's batch, shared by `devices`."""
+    peak, near, far = MACHINES[machine]
+    rate = near if devices <= 8 else far
+    ring = 2 * (devices - 1) / devices * facts["bytes"] / rate
+    return facts["flops"] / devices / (EFFICIENCY * peak), ring
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="recipes, joined by commas (default: all)")
+    arguments = parser.parse_args()
+    os.environ.setdefault("PJRT_NPROC", "16")
+    sys.path.insert(0, str(ROOT))
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    print("| recipe | G, M | D, M | updates | all-reduces | MB a step | TFLOP a step | batch |")
+    print("|---|---|---|---|---|---|---|---|")
+    found = {}
+    for recipe in arguments.only.split(",") if arguments.only else RECIPES:
+        facts = found[recipe] = exchanged(recipe)
+        print(
+            f"| {recipe} | {facts['gen'] / 1e6:.2f} | {facts['dis'] / 1e6:.2f} | {facts['updates']:.0f} "
+            f"| {facts['all_reduces']:.0f} | {facts['bytes'] / 1e6:.2f} | {facts['flops'] / 1e12:.3g} "
+            f"| {facts['batch']:.0f} |",
+            flush=True,
+        )
+    print("\n| recipe | " + " | ".join(f"{m}: {n}" for m in MACHINES for n in DEVICES) + " |")
+    print("|---|" + "---|" * (len(MACHINES) * len(DEVICES)))
+    for recipe, facts in found.items():
+        cells = []
+        for machine in MACHINES:
+            for devices in DEVICES:
+                if devices > facts["batch"]:
+                    cells.append("–")
+                    continue
+                work, ring = seconds(facts, machine, devices)
+                cells.append(f"{1e3 * work:.2g} + {1e3 * ring:.2g}")
+        print(f"| {recipe} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

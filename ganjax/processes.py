@@ -30,7 +30,7 @@ Tree = Any
 AUTO = "auto"
 VARIABLES = ("GANJAX_COORDINATOR", "GANJAX_NUM_PROCESSES", "GANJAX_PROCESS_ID")
 FAILED, REASON = "ganjax/failed", "ganjax/reason"
-GRACE = 2.0  # seconds that a failing process stays, so that the others hear why
+GRACE = 2.0  # seconds that the main process, through which all hear of each other, stays after a failure
 FOREVER = 30 * 24 * 3600 * 1000  # milliseconds; who is dead is known long before
 
 
@@ -281,7 +281,8 @@ def abandon(code: int, message: str) -> None:
     word = json.dumps({"process": index(), "code": code, "message": message})
     with contextlib.suppress(RuntimeError):  # another one failed first, or nobody is left to hear it
         _global_state().client.key_value_set(FAILED, word)
-    time.sleep(GRACE)
+    if is_main():
+        time.sleep(GRACE)
     end(code)
 
 
@@ -294,7 +295,7 @@ def fail(error: Exception) -> None:
     if not isinstance(error, jax.errors.JaxRuntimeError):
         traceback.print_exc()
         abandon(1, f"{type(error).__name__}: {error}")
-    time.sleep(GRACE)  # a process that failed and said why is heard first, by the listener
+    time.sleep(2 * GRACE)  # a process that failed and said why is heard first, by the listener
     print(f"ganjax: process {index()}: {lost(error)}", file=sys.stderr)
     abandon(PeerError.exit_code, lost(error))
 
@@ -319,6 +320,7 @@ def _listen() -> None:
     if word["process"] != index():
         if is_main():
             print(f"ganjax: process {word['process']}: {word['message']}", file=sys.stderr)
+            time.sleep(GRACE)
         end(word["code"])
 
 

@@ -337,5 +337,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def entry() -> None:
+    """The program `ganjax`. One that failed ends at once: Orbax leaves threads behind when it cannot write, and Python
+    would wait ten minutes for them."""
+    if code := main():
+        processes.end(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -140,7 +139,7 @@ def assert_close(found: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(tmp_path: Path) -> None:
-    """Told to stop, they save one checkpoint and go on from it; the end is that of one process, and goes on as 1×1."""
+    """Told to stop, they save one checkpoint and go on from it; the end is that of one process, and goes on in one."""
     runs = Runs(tmp_path)
     # So many steps that the word of the signal, which takes a second or so, arrives before the end.
     often = ("log.every_steps=20", "log.sample_every_steps=800", "checkpoint.every_steps=400")
@@ -161,11 +160,8 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path: Path) -> None:
     grids = [tmp_path / name / "samples" / "step_00000800.png" for name in ("two", "one")]
     pictures = [np.asarray(Image.open(grid)) for grid in grids]
     np.testing.assert_array_equal(*pictures)
-    shutil.copytree(tmp_path / "one", tmp_path / "one_on")
-    for name in ("two", "one_on"):
-        out, _ = runs.finish(name, *options, "train.steps=820", "parallel.devices=1")
-        assert "Going on from step 800" in out
-    assert_close(tmp_path / "two", tmp_path / "one_on")
+    out, _ = runs.finish("two", *options, "train.steps=820", "parallel.devices=1")
+    assert "Going on from step 800" in out and logged(tmp_path / "two")[-1]["step"] == 820
 
 
 @pytest.mark.slow

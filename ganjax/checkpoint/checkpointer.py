@@ -42,7 +42,7 @@ class Checkpointer:
     Not thread-safe. Opening and restoring change nothing on disk: others may read while a run writes.
 
     Args:
-        directory: the folder of the steps, made at the first save.
+        directory: the folder of the steps, made at the first save in a folder that is there.
         keep: how many of the newest intact steps to keep; 0 keeps all. Damaged ones stay and do not count.
     """
 
@@ -235,7 +235,7 @@ class Checkpointer:
         """In the background: stage, hash, commit by a rename, prune."""
         stage = self._directory / f"{step}.partial"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(exist_ok=True)  # without its parents: a workdir that is gone stays so
             if not self._swept:
                 _sweep(self._directory)
                 self._swept = True

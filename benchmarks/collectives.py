@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # recipe, and the data it is made for: side in pixels (0: points), channels, classes
@@ -39,53 +40,59 @@ DEVICES = (8, 64, 512)
 
 def exchanged(recipe: str) -> dict[str, float]:
     """Numbers of one step: all-reduces and their bytes, parameters, FLOPs over all devices, images."""
+    import numpy as np
+
+    from ganjax import config as configs
+
+    config = configs.resolve(f"{ROOT / 'configs' / recipe}", [])
+    unit = 4 * config.train.accumulate * config.dis.packing  # a device's least share, for groups of four
+    facts, text, few = lowered(config, recipe, unit)
+    _, _, more = lowered(config, recipe, 2 * unit)
+    each = (more - few) / unit  # the rest, such as penalties of weights, does not grow with the batch
+    sizes = [
+        4 * int(np.prod([int(n) for n in shape.split("x") if n.isdigit()] or [1]))
+        for shape in re.findall(r"stablehlo\.all_reduce.*?\}\) : \(tensor<([^>]*)>\)", text, re.DOTALL)
+    ]
+    return {
+        **facts,
+        "updates": config.train.dis_steps + config.train.gen_steps,
+        "all_reduces": len(sizes),
+        "bytes": sum(sizes),
+        "flops_fixed": max(few - each * unit, 0.0),
+        "flops_image": each,
+        "batch": config.train.batch_size,
+    }
+
+
+def lowered(config: Any, recipe: str, share: int) -> tuple[dict[str, float], str, float]:
+    """Parameters, the program of a step with `share` images on each of two devices, and the FLOPs of one device."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from ganjax import config as configs
     from ganjax import parallel
     from ganjax.data import Dataset
     from ganjax.factory import build
     from ganjax.state import count_parameters
 
-    config = configs.resolve(f"{ROOT / 'configs' / recipe}", [])
+    config = config.copy_and_resolve_references()
+    config.train.batch_size = 2 * share
     side, channels, classes = RECIPES[recipe]
-    unit = 2 * config.train.accumulate * config.dis.packing * 4
-    config.train.batch_size = min(
-        config.train.batch_size, unit * 2
-    )  # bytes do not depend on it, FLOPs follow it
-    full = configs.resolve(f"{ROOT / 'configs' / recipe}", []).train.batch_size
     images = np.zeros((8, side, side, channels), np.uint8)
     labels = np.zeros(8, np.int32) if classes else None
     made = build(config, Dataset(config.data.name, images, labels, classes))
-    share = config.train.batch_size // 2
 
-    def one(state, data, device):
+    def one(state: Any, data: Any, device: Any) -> Any:
         index = device * share + jnp.arange(share, dtype=jnp.int32)
         return parallel.train_step(made.game, state, made.deliver(data, state, index))
 
     shapes = made.shapes()
     data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (images, labels))
     mapped = parallel.map_over_devices(one, jax.devices()[:2], "shard_map")
-    lowered = mapped.lower(shapes, data, jax.ShapeDtypeStruct((2,), jnp.int32))
-    sizes = [
-        4 * int(np.prod([int(n) for n in shape.split("x") if n.isdigit()] or [1]))
-        for shape in re.findall(
-            r"stablehlo\.all_reduce.*?\}\) : \(tensor<([^>]*)>\)", lowered.as_text(), re.DOTALL
-        )
-    ]
-    flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
-    return {
-        "gen": count_parameters(shapes.gen.params),
-        "dis": count_parameters(shapes.dis.params),
-        "updates": config.train.dis_steps + config.train.gen_steps,
-        "all_reduces": len(sizes),
-        "bytes": sum(sizes),
-        "small": sum(size for size in sizes if size < 65536),
-        "flops": flops / share * full,
-        "batch": full,
-    }
+    program = mapped.lower(shapes, data, jax.ShapeDtypeStruct((2,), jnp.int32))
+    flops = float((program.cost_analysis() or {}).get("flops", 0.0))
+    parameters = {net: float(count_parameters(getattr(shapes, net).params)) for net in ("gen", "dis")}
+    return parameters, program.as_text(), flops
 
 
 def seconds(facts: dict[str, float], machine: str, devices: int) -> tuple[float, float]:
@@ -93,7 +100,8 @@ def seconds(facts: dict[str, float], machine: str, devices: int) -> tuple[float,
     peak, near, far = MACHINES[machine]
     rate = near if devices <= 8 else far
     ring = 2 * (devices - 1) / devices * facts["bytes"] / rate
-    return facts["flops"] / devices / (EFFICIENCY * peak), ring
+    work = facts["flops_fixed"] + facts["flops_image"] * facts["batch"] / devices
+    return work / (EFFICIENCY * peak), ring
 
 
 def main() -> None:
@@ -107,15 +115,17 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", 2)
-    print("| recipe | G, M | D, M | updates | all-reduces | MB a step | TFLOP a step | batch |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| recipe | G, M | D, M | updates | all-reduces | MB a step | GFLOP an image | GFLOP besides | batch |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     found = {}
     for recipe in arguments.only.split(",") if arguments.only else RECIPES:
         facts = found[recipe] = exchanged(recipe)
         print(
             f"| {recipe} | {facts['gen'] / 1e6:.2f} | {facts['dis'] / 1e6:.2f} | {facts['updates']:.0f} "
-            f"| {facts['all_reduces']:.0f} | {facts['bytes'] / 1e6:.2f} | {facts['flops'] / 1e12:.3g} "
-            f"| {facts['batch']:.0f} |",
+            f"| {facts['all_reduces']:.0f} | {facts['bytes'] / 1e6:.2f} | {facts['flops_image'] / 1e9:.3g} "
+            f"| {facts['flops_fixed'] / 1e9:.3g} | {facts['batch']:.0f} |",
             flush=True,
         )
     print("\n| recipe | " + " | ".join(f"{m}: {n}" for m in MACHINES for n in DEVICES) + " |")

@@ -239,14 +239,21 @@ class Checkpointer:
             if not self._swept:
                 _sweep(self._directory)
                 self._swept = True
-            _write_stage(stage, step, arrays, metadata)
+            try:
+                _write_stage(stage, step, arrays, metadata)
+            except TimeoutError:  # Orbax reads the wall clock: one that is set forward looks like a long wait
+                self._remove_stage(stage)
+                _write_stage(stage, step, arrays, metadata)
             self._commit(stage, step)
             self._prune(step)
         except Exception as error:
-            for left in self._directory.glob(f"{stage.name}*"):
-                _remove(left)
+            self._remove_stage(stage)
             size = sum(array.nbytes for array in arrays.values())
             raise UserError(_failed_save(self._directory, step, size, self.latest_step(), error)) from error
+
+    def _remove_stage(self, stage: Path) -> None:
+        for left in self._directory.glob(f"{stage.name}*"):
+            _remove(left)
 
     def _commit(self, stage: Path, step: int) -> None:
         path, old = self._directory / str(step), self._directory / f"{step}.old"

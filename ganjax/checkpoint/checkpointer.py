@@ -241,18 +241,20 @@ class Checkpointer:
                 self._swept = True
             try:
                 _write_stage(stage, step, arrays, metadata)
-            except TimeoutError:  # Orbax reads the wall clock: one that is set forward looks like a long wait
-                self._remove_stage(stage)
+            except TimeoutError:
+                # Orbax reads the wall clock: one that is set forward looks like a long wait, and its threads go on.
+                stage = stage.with_name(f"{stage.name}_again")
                 _write_stage(stage, step, arrays, metadata)
             self._commit(stage, step)
+            self._remove_stages(step)
             self._prune(step)
         except Exception as error:
-            self._remove_stage(stage)
+            self._remove_stages(step)
             size = sum(array.nbytes for array in arrays.values())
             raise UserError(_failed_save(self._directory, step, size, self.latest_step(), error)) from error
 
-    def _remove_stage(self, stage: Path) -> None:
-        for left in self._directory.glob(f"{stage.name}*"):
+    def _remove_stages(self, step: int) -> None:
+        for left in self._directory.glob(f"{step}.partial*"):
             _remove(left)
 
     def _commit(self, stage: Path, step: int) -> None:

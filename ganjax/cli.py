@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -243,6 +244,8 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
     if (arguments.images is None) != (arguments.reference is None):
         raise UserError("evaluate takes either --workdir, or --images together with --reference.")
     join(arguments)
+    if not (arguments.workdir or processes.is_main()):
+        return OK  # nothing to share
     from ganjax import evaluate as judging
 
     names = [name for name in arguments.metrics.split(",") if name]
@@ -324,7 +327,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if processes.is_main():
             print(f"ganjax: {error}", file=sys.stderr)
         if isinstance(error, DivergedError):  # all processes found it, each by itself
-            processes.leave()
+            with contextlib.suppress(RuntimeError):
+                processes.leave()
         processes.abandon(code, str(error))
         return code
     except KeyboardInterrupt:

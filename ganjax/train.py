@@ -27,7 +27,7 @@ from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
 from ganjax.state import GanState
 from ganjax.watching import make_watch
-from ganjax.workdir import Workdir, atomic_write_json
+from ganjax.workdir import Workdir, atomic_write_json, lock_record
 from ganjax.writers import RunWriter
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
@@ -83,15 +83,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return loop.run()
 
 
-def folder_identity(folder: Path) -> tuple[int, int] | None:
-    """What tells this folder from another one that is put in its place; None where there is none."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 class Relapse(Exception):
     """The monitor asks for a remedy; the loop takes it."""
 
@@ -122,7 +113,7 @@ class Loop:
     ) -> None:
         """Restores the newest intact checkpoint, or makes the first state."""
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
-        self._identity = folder_identity(folder)
+        self._lock = lock_record(folder)
         self.checkpoints = checkpoints
         self.build: Build = setup.build
         self.remedies = Remedies(folder, config, owned=processes.is_main())
@@ -268,7 +259,7 @@ class Loop:
 
     def _check_folder(self) -> None:
         """Raises a UserError if the workdir is gone: what is written would make a new one, without its run."""
-        if processes.is_main() and folder_identity(self.folder) != self._identity:
+        if processes.is_main() and lock_record(self.folder) != self._lock:
             raise UserError(
                 f"{self.folder} was removed, or is another folder than it was, so the run ends at step {self.step}. "
                 "Bring it back and give the same command: it goes on from the last checkpoint in there."

@@ -29,11 +29,11 @@ RECIPES = {
     "r3gan.py": (32, 3, 10),
 }
 EFFICIENCY = 0.3  # of the peak that convolutions of such networks reach: an assumption
-# Peak TFLOP/s in bfloat16, and GB/s that a device can send to its neighbours and to those of other hosts.
+# Peak FLOP/s in bfloat16, and bytes a second of a ring within 8 devices and beyond them (docs/scaling.md has sources).
 MACHINES = {
     "TPU v5e": (197e12, 200e9, 200e9),
     "TPU v5p": (459e12, 600e9, 600e9),
-    "H100, 8 a node": (989e12, 450e9, 50e9),
+    "H100, 8 a node": (989e12, 450e9, 400e9),
 }
 DEVICES = (8, 64, 512)
 

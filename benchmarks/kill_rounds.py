@@ -2,10 +2,12 @@
 
     python benchmarks/kill_rounds.py --rounds=20
     python benchmarks/kill_rounds.py --rounds=50 --config=configs/quickstart.py --config.train.steps=300
+    python benchmarks/kill_rounds.py --rounds=50 --processes=2
 
 A moment is drawn over the whole life of the process, so some kills fall into imports, compilation, restoring,
-saving and logging. The parameters, optimiser states and all else that the last checkpoint holds must agree bit
-for bit; the log must hold each step once. Exit code 1 if anything differs.
+saving and logging. With several processes one of them or all, by chance, are killed; those that are left have to end
+by themselves within PATIENCE seconds. The parameters, optimiser states and all else that the last checkpoint holds
+must agree bit for bit; the log must hold each step once. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import argparse
 import json
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,21 +28,70 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("gen.width=8", "dis.width=8", "train.batch_size=32", "train.steps=200", "parallel.devices=2")
+PEER_TIMEOUT, PATIENCE = 10, 50  # seconds
+LOST = (4, -signal.SIGABRT)  # exit codes of a process whose peer died: ours, and that of JAX
 OFTEN = ("checkpoint.every_steps=5", "log.every_steps=5", "log.sample_every_steps=50")
 
 
-def start(config: str, workdir: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
-    """A training run in a child process that writes to `workdir`.log."""
-    command = [sys.executable, "-m", "ganjax.cli", "train", f"--config={config}", f"--workdir={workdir}"]
-    with open(f"{workdir}.log", "ab") as log:
-        return subprocess.Popen([*command, *overrides], cwd=ROOT, stdout=log, stderr=log)
+class Run:
+    """A training run in child processes that write to `workdir`.log, or `workdir`.1.log and so on."""
+
+    def __init__(self, config: str, workdir: Path, overrides: list[str], processes: int) -> None:
+        command = [sys.executable, "-m", "ganjax.cli", "train", f"--config={config}", f"--workdir={workdir}"]
+        self.children: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        for i in range(processes):
+            several = {
+                "GANJAX_COORDINATOR": coordinator,
+                "GANJAX_NUM_PROCESSES": str(processes),
+                "GANJAX_PROCESS_ID": str(i),
+                "GANJAX_PEER_TIMEOUT": str(PEER_TIMEOUT),
+            }
+            environment = {**os.environ, **(several if processes > 1 else {})}
+            with open(f"{workdir}{f'.{i}' if i else ''}.log", "ab") as log:
+                self.children.append(
+                    subprocess.Popen(
+                        [*command, *overrides], cwd=ROOT, env=environment, stdout=log, stderr=log
+                    )
+                )
+
+    def wait(self, seconds: float | None = None) -> list[int]:
+        """The exit codes. Raises `subprocess.TimeoutExpired` if some process still lives after that time."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        return [
+            child.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
+            for child in self.children
+        ]
+
+    def kill(self, draw: random.Random) -> str:
+        """Kills one process or all, and waits for the rest; what happened, in words. Raises as `wait`."""
+        count = len(self.children)
+        chosen = draw.choice([[i] for i in range(count)] + [list(range(count))])
+        for i in chosen:
+            self.children[i].kill()
+        begun = time.monotonic()
+        try:
+            codes = self.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            for child in self.children:
+                child.kill()
+            raise
+        left = [code for i, code in enumerate(codes) if i not in chosen]
+        if wrong := [code for code in left if code not in LOST]:
+            raise RuntimeError(f"processes left alone ended with {wrong}")
+        if count == 1:
+            return ""
+        rest = f", the rest ended after {time.monotonic() - begun:.1f} s with {left}" if left else ""
+        return f"killed {chosen}{rest}"
 
 
-def finish(config: str, workdir: Path, overrides: list[str]) -> float:
+def finish(config: str, workdir: Path, overrides: list[str], processes: int) -> float:
     """Runs to the end; returns the seconds it took."""
     begun = time.monotonic()
-    if code := start(config, workdir, overrides).wait():
-        sys.exit(f"The run ended with exit code {code}; see {workdir}.log")
+    if any(codes := Run(config, workdir, overrides, processes).wait()):
+        sys.exit(f"The run ended with exit codes {codes}; see {workdir}.log")
     return time.monotonic() - begun
 
 
@@ -66,7 +119,14 @@ def read_log(workdir: Path) -> list[dict[str, float]]:
 
 
 def kill_rounds(
-    config: str, workdir: Path, overrides: list[str], *, rounds: int, seconds: float, draw: random.Random
+    config: str,
+    workdir: Path,
+    overrides: list[str],
+    *,
+    rounds: int,
+    seconds: float,
+    draw: random.Random,
+    processes: int,
 ) -> int:
     """Kills the run `rounds` times, then lets it end; returns how many kills fell on a live process.
 
@@ -77,23 +137,23 @@ def kill_rounds(
     killed = 0
     for number in range(1, rounds + 1):
         before = newest_step(workdir)
-        child = start(config, workdir, overrides)
+        run = Run(config, workdir, overrides, processes)
         moment = draw.uniform(0, 0.9 * seconds)
         try:
-            child.wait(timeout=moment)
+            run.wait(moment)
             print(f"{number:>5}  the run ended before the kill; it is complete")
             break
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            done = run.kill(draw)
             killed += 1
         folder = workdir / "checkpoints"
         left = sorted(p.name for p in folder.iterdir() if not p.name.isdigit()) if folder.is_dir() else []
         print(
-            f"{number:>5}  {moment:>8.2f}s  {before:>17}  {newest_step(workdir):>6}  {', '.join(left) or '-'}",
+            f"{number:>5}  {moment:>8.2f}s  {before:>17}  {newest_step(workdir):>6}  {', '.join(left) or '-'}"
+            f"  {done}",
             flush=True,
         )
-    finish(config, workdir, overrides)
+    finish(config, workdir, overrides, processes)
     return killed
 
 
@@ -103,6 +163,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20, help="kills (default: 20)")
+    parser.add_argument("--processes", type=int, default=1, help="of the run (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument(
         "--config", default="configs/quickstart.py", help="recipe; --config.KEY=VALUE go on to it"
@@ -116,8 +177,8 @@ def main() -> int:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     overrides = [f"--config.{option}" for option in (*TINY, *OFTEN)] + given
 
-    finish(arguments.config, folder / "warm", overrides)
-    seconds = finish(arguments.config, folder / "unbroken", overrides)
+    finish(arguments.config, folder / "warm", overrides, arguments.processes)
+    seconds = finish(arguments.config, folder / "unbroken", overrides, arguments.processes)
     expected, expected_log = read_state(folder / "unbroken"), read_log(folder / "unbroken")
     print(f"An unbroken run takes {seconds:.1f} s and holds {len(expected)} arrays; runs are in {folder}")
     draw, kills, differing, attempt = random.Random(arguments.seed), 0, 0, 0
@@ -125,7 +186,13 @@ def main() -> int:
         attempt += 1
         workdir = folder / f"killed_{attempt}"
         kills += kill_rounds(
-            arguments.config, workdir, overrides, rounds=arguments.rounds - kills, seconds=seconds, draw=draw
+            arguments.config,
+            workdir,
+            overrides,
+            rounds=arguments.rounds - kills,
+            seconds=seconds,
+            draw=draw,
+            processes=arguments.processes,
         )
         found = read_state(workdir)
         wrong = [

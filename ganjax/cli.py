@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax import __version__, config
-from ganjax.errors import DivergedError, UserError
+from ganjax import __version__, config, processes
+from ganjax.errors import DivergedError, PeerError, UserError
 
 OK, INTERRUPTED = 0, 130
 
@@ -71,7 +73,10 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
-    add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
+    judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
+    add_evaluate(judge)
+    for parallel in (train, sample, judge):
+        add_processes(parallel)
     add_ablate(
         command("ablate", "Run a study, or go on with one: variants of a recipe over seeds, with intervals.")
     )
@@ -92,6 +97,28 @@ def class_list(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes run together."""
+    group = command.add_argument_group(
+        "several processes", "found by themselves under SLURM, Open MPI and on TPU pods"
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, or `auto` (default: GANJAX_COORDINATOR)"
+    )
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="in all (default: GANJAX_NUM_PROCESSES)"
+    )
+    group.add_argument(
+        "--process-id", type=int, metavar="I", help="of this one, from 0 (default: GANJAX_PROCESS_ID)"
+    )
+
+
+def join(arguments: argparse.Namespace, *, stops: bool = False) -> None:
+    """Meets the other processes of this command, if there are any; `stops`: see `processes.join`."""
+    found = processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    processes.join(found, stops=stops)
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -189,6 +216,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
+    join(arguments, stops=True)
     from ganjax.train import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)
@@ -197,8 +225,8 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
 
 def dry_run(resolved: Any, *, as_json: bool) -> int:
     """Prints what a run would be."""
+    from ganjax.inspection import describe
     from ganjax.setup import prepare
-    from ganjax.train import describe
     from ganjax.writers import format_dry_run
 
     facts = describe(resolved, prepare(resolved))
@@ -232,21 +260,22 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     """`ganjax sample`."""
     if overrides:
         raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    join(arguments)
     from ganjax.sample import sample
 
-    print(
-        sample(
-            arguments.workdir,
-            n=arguments.n,
-            out=arguments.out,
-            seed=arguments.seed,
-            weights=arguments.weights,
-            step=arguments.step,
-            devices=arguments.devices,
-            classes=arguments.classes,
-            truncation=arguments.truncation,
-        )
+    done = sample(
+        arguments.workdir,
+        n=arguments.n,
+        out=arguments.out,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        step=arguments.step,
+        devices=arguments.devices,
+        classes=arguments.classes,
+        truncation=arguments.truncation,
     )
+    if processes.is_main():
+        print(done)
     return OK
 
 
@@ -256,6 +285,9 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
         raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
     if (arguments.images is None) != (arguments.reference is None):
         raise UserError("evaluate takes either --workdir, or --images together with --reference.")
+    join(arguments)
+    if not (arguments.workdir or processes.is_main()):
+        return OK  # nothing to share
     from ganjax import evaluate as judging
 
     names = [name for name in arguments.metrics.split(",") if name]
@@ -272,6 +304,8 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
             devices=arguments.devices,
             features=arguments.features,
         )
+        if not processes.is_main():
+            return OK
         out = out or arguments.workdir / "evaluations" / f"step_{results[0].protocol.step:08d}.json"
     else:
         results = judging.evaluate_images(
@@ -348,19 +382,55 @@ COMMANDS = {
 }
 
 
+def forbid_network() -> None:
+    """Where GANJAX_OFFLINE is set, lets this process connect to nothing but this machine and its own processes."""
+    if os.environ.get("GANJAX_OFFLINE", "") in ("", "0"):
+        return
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not isinstance(arguments[1], tuple):
+            return
+        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1"):
+            raise UserError(f"GANJAX_OFFLINE is set, and something tried to connect to {host}.")
+
+    sys.addaudithook(refuse)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 130 for a second Ctrl-C."""
+    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 4 for a lost process of the run, 130 for
+    a second Ctrl-C."""
+    forbid_network()
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         arguments = make_parser().parse_args(rest)
-        return COMMANDS[arguments.command](arguments, overrides)
-    except (UserError, DivergedError) as error:
-        print(f"ganjax: {error}", file=sys.stderr)
-        return error.exit_code
+        code = COMMANDS[arguments.command](arguments, overrides)
+        processes.leave()
+        return code
+    except (UserError, DivergedError, PeerError) as error:
+        code = error.exit_code
+        if processes.is_main():
+            print(f"ganjax: {error}", file=sys.stderr)
+        if isinstance(error, DivergedError):  # all processes found it, each by itself
+            with contextlib.suppress(RuntimeError):
+                processes.leave()
+        processes.abandon(code, str(error))
+        return code
     except KeyboardInterrupt:
-        print("ganjax: left at once; what was saved before is kept", file=sys.stderr)
+        text = "left at once; what was saved before is kept"
+        print(f"ganjax: {text}", file=sys.stderr)
+        processes.abandon(INTERRUPTED, text)
         return INTERRUPTED
+    except Exception as error:
+        processes.fail(error)  # ends this process, and says so to the others; alone it does nothing
+        raise
+
+
+def entry() -> None:
+    """The program `ganjax`. One that failed ends at once: Orbax leaves threads behind when it cannot write, and Python
+    would wait ten minutes for them."""
+    if code := main():
+        processes.end(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

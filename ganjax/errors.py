@@ -1,4 +1,4 @@
-"""The two ways a command ends that are not a bug of ours, each with its exit code."""
+"""The ways a command ends that are not a bug of ours, each with its exit code."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class DivergedError(Exception):
     """The run met a non-finite loss or gradient; its state is saved. Exit code 3."""
 
     exit_code = 3
+
+
+class PeerError(Exception):
+    """Another process of the run is gone, or did not come. Exit code 4; what was saved is kept."""
+
+    exit_code = 4
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

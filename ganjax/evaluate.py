@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ganjax import parallel
+from ganjax import parallel, processes
 from ganjax.data import DATASETS, Dataset, load
 from ganjax.data.folder import image_folder
 from ganjax.errors import UserError
@@ -48,12 +48,19 @@ def evaluate_run(
 
     Raises:
       UserError: no run there, unknown names, or measures that do not go with the data.
+
+    All processes make samples; the main one judges them, and the others return nothing.
     """
     _check(names, n)
     run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
+    blocks = run.sampler.blocks(run.variables, n)
+    if not processes.is_main():
+        for _ in blocks:
+            pass
+        return []
     judge = Judge(run.dataset, run.split, features)
     return judge(
-        run.sampler.blocks(run.variables, n),
+        blocks,
         names,
         weights=weights,
         seed=run.sampler.seed,

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from ganjax.config import flatten, to_json
 from ganjax.models.stylegan2 import ModulatedConv
 from ganjax.nn.equalised import EqualConv, EqualDense
+from ganjax.options import BY_KEY
 from ganjax.setup import Setup
 from ganjax.state import GanState, NetState, count_parameters
 from ganjax.step import Game, train_step
@@ -21,6 +23,12 @@ from ganjax.step import Game, train_step
 # Layers whose outputs count as activations.
 LAYERS = (nn.Dense, nn.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
+
+
+def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
+    """What `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
+    changed = {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}
+    return {"config": to_json(config), **step_costs(config, setup), "changed": changed}
 
 
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:

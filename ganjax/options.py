@@ -304,8 +304,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1
     ),
-    Option("parallel.mode", "pmap", "how the step is mapped over devices", choices=("pmap", "shard_map")),
-    Option("parallel.devices", 0, "devices to use; 0 chooses", low=0, runtime=True),
+    Option(
+        "parallel.mode",
+        "pmap",
+        "how the step is mapped over devices; several processes always get shard_map",
+        choices=("pmap", "shard_map"),
+    ),
+    Option("parallel.devices", 0, "devices to use, of all processes; 0 chooses", low=0, runtime=True),
     Option("checkpoint.every_steps", 1000, "steps between checkpoints", low=1, unit="steps", runtime=True),
     Option("checkpoint.keep", 2, "newest checkpoints to keep; 0 keeps all", low=0, runtime=True),
     Option(

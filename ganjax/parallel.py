@@ -1,7 +1,8 @@
-"""Devices: how many, and how one per-device step becomes one call over all of them.
+"""Devices: how many, and how one per-device step becomes one call over all of them, in all processes.
 
 The step is written for one device with an `axis_name`; only this file knows how it is mapped, how many steps
-a call makes, and which backend wants what.
+a call makes, and which backend wants what. Devices are in the order of their processes, so that each process has
+a contiguous share of the batch.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ganjax import processes
 from ganjax.errors import UserError
 from ganjax.state import GanState
 from ganjax.step import Batch, Game, Metrics, train_step
 
 AXIS = "devices"
 MIN_IMAGES_PER_CPU_DEVICE = 16
+CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goes first
 Tree = Any
 Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 
@@ -30,20 +33,42 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
     One per core pays off on CPU as long as each keeps a batch worth having. XLA's thread pool is as large as
     the machine, and collectives of several calls in flight can block all its threads: `PJRT_NPROC` enlarges it.
-    What took a second or more to compile is kept in `~/.cache/ganjax/jax` (or `JAX_COMPILATION_CACHE_DIR`).
+    What was compiled is kept in `~/.cache/ganjax/programs`, up to `CACHE_BYTES` (or in `JAX_COMPILATION_CACHE_DIR`).
 
     Args:
       batch_size: images per update over all devices.
       unit: a device's share must be a multiple of this.
-      devices: asked for; 0 chooses.
+      devices: asked for, over all processes; 0 chooses.
+
+    Raises:
+      UserError: devices that do not divide among the processes.
     """
+    count = processes.count()
+    if devices % count:
+        raise UserError(
+            f"parallel.devices={devices} does not divide among {count} processes; use a multiple of {count}."
+        )
     os.environ.setdefault("PJRT_NPROC", "16")
+    _keep_compiled()
+    own = devices // count or cpu_devices(batch_size // count, unit, os.cpu_count() or 1)
+    if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
+        jax.config.update("jax_num_cpu_devices", own)
+
+
+def _keep_compiled() -> None:
+    """Sets JAX's persistent compilation cache, except where the user has set it.
+
+    The bound goes with a folder of our own: in one that others write without a bound, JAX fails to keep it.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update(
+            "jax_persistent_cache_min_compile_time_secs", 0.0
+        )  # the many small ones of a start too
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
-    count = devices or cpu_devices(batch_size, unit, os.cpu_count() or 1)
-    if jax.config.values["jax_num_cpu_devices"] != count:  # it may not be set, not even to the same, later on
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "programs"))
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:
@@ -57,23 +82,29 @@ def cpu_devices(batch_size: int, unit: int, cores: int) -> int:
 
 
 def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
-    """The devices of a run.
+    """The devices of a run, as many of each process, in the order of the processes.
 
     Raises:
       UserError: fewer devices than wanted, or a batch that does not divide among them.
     """
-    available = jax.devices()
+    several = processes.count()
+    available = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if wanted > len(available):
-        raise UserError(
-            f"parallel.devices={wanted}, and this machine has {len(available)} ({available[0].platform})."
-        )
+        where = f"these {several} processes have" if several > 1 else "this machine has"
+        raise UserError(f"parallel.devices={wanted}, and {where} {len(available)} ({available[0].platform}).")
     count = wanted or len(available)
     if batch_size % (count * unit):
         raise UserError(
-            f"train.batch_size={batch_size} does not divide among {count} devices in multiples of {unit} "
+            f"train.batch_size={batch_size} does not divide among {count} devices"
+            f"{f' of {several} processes' if several > 1 else ''} in multiples of {unit} "
             f"(accumulation × packing); use a multiple of {count * unit}, or set --config.parallel.devices."
         )
-    return available[:count]
+    own = [[device for device in available if device.process_index == i] for i in range(several)]
+    if any(len(devices) < count // several for devices in own):
+        raise UserError(
+            f"expected as many devices in each of {several} processes, came {[len(devices) for devices in own]}."
+        )
+    return [device for devices in own for device in devices[: count // several]]
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
@@ -84,7 +115,15 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
 def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Every leaf on every device, in buffers of its own, as `pmap` and `shard_map` both take it."""
     sharding = NamedSharding(make_mesh(devices), PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), tree)
+    return jax.tree.map(lambda leaf: place(leaf, sharding), tree)
+
+
+def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """The array, which every process holds whole, on the devices of `sharding`."""
+    host = np.asarray(array)
+    if sharding.is_fully_addressable:
+        return jax.device_put(host, sharding)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def make_update(
@@ -106,7 +145,8 @@ def make_update(
       game, deliver: see `factory.build`.
       devices: to use.
       batch_size: images over all devices.
-      mode: `pmap` or `shard_map`; the same program either way.
+      mode: `pmap` or `shard_map`; the same program either way. Several processes always get `shard_map`: there
+        `pmap` would copy the state between its local and global form at every call.
       steps: train steps a call.
       scan: a loop on the device; otherwise the steps are unrolled (on CPU, where convolutions in a loop crawl).
     """
@@ -120,7 +160,7 @@ def make_update(
         return several_steps(one, steps, scan)(state, data)
 
     numbers = np.arange(len(devices), dtype=np.int32)
-    sharded = jax.device_put(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
+    sharded = place(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
     mapped = map_over_devices(several, devices, mode)
     return lambda state, data: mapped(state, data, sharded)
 
@@ -131,7 +171,7 @@ def map_over_devices(
     mode: str,
 ) -> Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]]:
     """`function(state, data, device number [])` over all devices; state and data replicated, state donated."""
-    if mode == "pmap":
+    if mode == "pmap" and processes.count() == 1:
         return jax.pmap(
             function,
             axis_name=AXIS,
@@ -149,6 +189,36 @@ def map_over_devices(
             check_vma=False,
         ),
         donate_argnums=0,
+    )
+
+
+def map_shares(
+    function: Callable[[Tree, Tree], Tree], devices: Sequence[jax.Device]
+) -> Callable[[Tree, Tree], Tree]:
+    """`(variables, rows) -> results`: `function` on each device's share of `rows`, all results in order.
+
+    `variables` are replicated on the devices, `rows` host arrays [N, …] that all processes hold, N a multiple of the
+    devices. Results are host arrays [M, …], the whole of them in every process. The axis is named.
+    """
+    several = processes.count() > 1
+    mesh = make_mesh(devices)
+    shares = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def one(variables: Tree, rows: Tree) -> Tree:
+        result = function(variables, rows)
+        return jax.lax.all_gather(result, AXIS, tiled=True) if several else result
+
+    mapped = jax.jit(
+        jax.shard_map(
+            one,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec() if several else PartitionSpec(AXIS),
+            check_vma=False,
+        )
+    )
+    return lambda variables, rows: jax.device_get(
+        mapped(variables, jax.tree.map(lambda row: place(row, shares), rows))
     )
 
 
@@ -184,9 +254,7 @@ def make_population_update(
     advance = several_steps(one, steps, scan)
 
     each = 0 if own_data else None
-    if (
-        several
-    ):  # the step is common, so what is done at every n-th step stays a branch and is not always computed
+    if several:  # the step is common, so what is due at every n-th step stays a branch
         axes: Any = GanState(step=None, gen=0, dis=0, ema=0, control=0, hyper=0)  # type: ignore[arg-type]
         advance = jax.vmap(advance, in_axes=(axes, each), out_axes=(axes, 0))
     return jax.pmap(advance, in_axes=(0, each), donate_argnums=0, devices=devices)
@@ -220,12 +288,8 @@ def make_generator(
     `apply(variables, seed [] uint32, index [share])` makes one device's images; what an image is depends on the seed
     and its index alone.
     """
-    count = len(devices)
-    mapped = jax.pmap(apply, in_axes=(None, None, 0), devices=devices)
-
-    def call(variables: Tree, seed: int, start: int) -> Tree:
-        index = np.arange(start, start + share * count, dtype=np.int32).reshape(count, share)
-        images = jax.device_get(mapped(variables, np.uint32(seed), index))
-        return jax.tree.map(lambda x: x.reshape(count * share, *x.shape[2:]), images)
-
-    return call
+    mapped = map_shares(lambda given, index: apply(given[0], given[1], index), devices)
+    count = share * len(devices)
+    return lambda variables, seed, start: mapped(
+        (variables, np.uint32(seed)), np.arange(start, start + count, dtype=np.int32)
+    )

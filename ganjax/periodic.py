@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ganjax import processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.data import Dataset
 from ganjax.errors import UserError
@@ -73,9 +74,17 @@ class Evaluator:
         return last or images // every > max(0, images - self._log_images) // every
 
     def __call__(self, step: int, state: GanState) -> dict[str, float]:
-        """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`."""
+        """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`.
+
+        All processes make samples; the main one judges them, and the others get nothing.
+        """
+        blocks = self._sampler.blocks(state.ema, self._options.samples)
+        if not processes.is_main():
+            for _ in blocks:
+                pass
+            return {}
         results = self.judge(
-            self._sampler.blocks(state.ema, self._options.samples),
+            blocks,
             self._names,
             weights="ema",
             seed=self._sampler.seed,

@@ -65,8 +65,8 @@ class Remedy:
 class Remedies:
     """The remedies of a run, and how many more there may be."""
 
-    def __init__(self, folder: Path, config: ConfigDict) -> None:
-        """Reads those taken, and finishes one that a crash cut short.
+    def __init__(self, folder: Path, config: ConfigDict, *, owned: bool = True) -> None:
+        """Reads those taken, and finishes one that a crash cut short; a folder that is not `owned` is left alone.
 
         Raises:
           UserError: `remedies.json` is damaged.
@@ -74,7 +74,7 @@ class Remedies:
         self._folder, self._seed = folder, int(config.seed)
         self._options = config.monitor
         self._rates = {net: config[net].optimizer.learning_rate for net in ("gen", "dis")}
-        self.taken: list[Remedy] = read_remedies(folder / FILE)
+        self.taken: list[Remedy] = read_remedies(folder / FILE) if owned else []
         if self.taken:
             self._clear_away(self.taken[-1])
 

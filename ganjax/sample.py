@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ganjax import parallel
+from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
 from ganjax.factory import Build, make_latents
 from ganjax.metrics.modes import count_modes
+from ganjax.state import GanState
 from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
 from ganjax.writers.files import write_atomically
@@ -109,14 +110,19 @@ class Sampler:
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:
     """A PNG of `n` samples: a grid, or a scatter plot of 2,500 points over the modes of a mixture.
 
-    With several scales a second picture beside it, `…_scales.png`, shows each of them.
+    With several scales a second picture beside it, `…_scales.png`, shows each of them. All processes make samples,
+    the main one writes them.
     """
     if dataset.modes is not None:
         assert dataset.std is not None
         (points,) = sampler(variables, SCATTER_POINTS)
+        if not processes.is_main():
+            return
         write_scatter(path, points, dataset.modes, std=dataset.std, title=mode_title(points, dataset))
         return
     scales = sampler(variables, n)
+    if not processes.is_main():
+        return
     write_grid(path, scales[-1], columns=sampler.columns(n))
     if len(scales) > 1:
         write_pyramid_grid(path.with_name(f"{path.stem}_scales.png"), scales)
@@ -131,9 +137,10 @@ def mode_title(points: np.ndarray, dataset: Dataset) -> str:
 
 def choose_devices(n: int, wanted: int) -> list[jax.Device]:
     """The devices to make `n` samples on: `wanted`, or as many as have a chunk to do."""
-    chunks = -(-n // CHUNK)
-    parallel.prepare_backend(n, 1, wanted or min(chunks, os.cpu_count() or 1))
-    count = wanted or min(chunks, len(jax.devices()))
+    chunks, several = -(-n // CHUNK), processes.count()
+    most = wanted or min(chunks, os.cpu_count() or 1)
+    parallel.prepare_backend(n, 1, -(-most // several) * several)
+    count = wanted or -(-min(chunks, len(jax.devices())) // several) * several
     return parallel.choose_devices(CHUNK * count, 1, count)
 
 
@@ -179,25 +186,21 @@ def open_run(
     Raises:
       UserError: no run or checkpoint there, or classes that its networks do not know.
     """
-    from ganjax.config import from_workdir
+    from ganjax.config import flatten, from_workdir, to_json, unflatten
     from ganjax.setup import prepare
 
-    config = from_workdir(workdir)
+    # The main process reads the workdir: the others may not see it.
+    stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
+    config = unflatten(flatten(stored))
     setup = prepare(config, choose_devices(n, devices))
     known = setup.build.classes
     if any(not 0 <= label < known for label in classes):
         allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
         raise UserError(f"--classes takes {allowed}, and got {','.join(map(str, classes))}.")
-    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
-        found = checkpoints.restore(setup.build.shapes(), step)
-    if found is None:
-        raise UserError(
-            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
-        )
-    state = found[1]
+    at, state = _restored(workdir, setup.build, step)
     variables = state.ema if weights == "ema" else state.gen.variables
     return Run(
-        step=found[0],
+        step=at,
         dataset=setup.dataset,
         split=config.data.split,
         sampler=Sampler(
@@ -211,6 +214,19 @@ def open_run(
         ),
         variables=parallel.replicate(variables, setup.devices),
     )
+
+
+def _restored(workdir: Path, build: Build, step: int | None) -> tuple[int, GanState]:
+    """(step, state) of a checkpoint, which the main process reads for all."""
+    if not processes.is_main():
+        return processes.from_main(None), processes.state_from_main(build.init())
+    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
+        found = checkpoints.restore(build.shapes(), step)
+    if found is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
+        )
+    return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 
 def sample(
@@ -256,6 +272,8 @@ def sample(
     else:
         file = io.BytesIO()
         samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
+        if not processes.is_main():
+            return ""
         if labels is None:
             np.savez_compressed(file, samples=samples)
         else:

@@ -9,9 +9,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import parallel
+from ganjax import parallel, processes
+from ganjax.config import flatten
 from ganjax.data import Dataset, load
 from ganjax.factory import Build, build
+
+PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,15 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       devices: those of `choose_devices` by default.
 
     Raises:
-      UserError: data, devices or sizes that do not fit.
+      UserError: data, devices or sizes that do not fit, or differ from those of the main process.
     """
     devices = choose_devices(config) if devices is None else devices
     dataset = load_data(config)
+    if processes.count() > 1:
+        given = {
+            f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
+        }
+        processes.check_same({**given, "jax": jax.__version__, "data": dataset.fingerprint})
     return Setup(
         dataset=dataset,
         devices=devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -12,23 +13,23 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import parallel
+from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
-from ganjax.config import flatten, to_json
+from ganjax.config import to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
 from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.options import BY_KEY
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
-from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies
+from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies, Remedy
 from ganjax.report.live import LivePage
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
 from ganjax.signals import StopSignals
 from ganjax.state import GanState
 from ganjax.watching import make_watch
-from ganjax.workdir import Workdir, atomic_write_json
+from ganjax.workdir import Workdir, atomic_write_json, lock_record
 from ganjax.writers import RunWriter
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
@@ -41,20 +42,24 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       UserError: bad input, found before anything is compiled.
       DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
     """
+    folder, main = workdir.absolute(), processes.is_main()
+    new = not (folder / "config.json").exists()
     runtime = {key for key, option in BY_KEY.items() if option.runtime}
-    new = not (workdir / "config.json").exists()
     with (
-        Workdir.open(workdir, config=to_json(config), allowed=runtime) as folder,
+        Workdir.open(folder, config=to_json(config), allowed=runtime)
+        if main
+        else contextlib.nullcontext() as owned,
         StopSignals() as stop,
-        Checkpointer(folder.path / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+        Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
         try:
             setup = prepare(config)
-            folder.write_environment([str(device) for device in setup.devices])
-            loop = Loop(config, setup, folder.path, checkpoints, stop)
+            if owned:
+                owned.write_environment([str(device) for device in setup.devices])
+            loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
-            if new:  # nothing was run: the mended config may use this folder
-                (folder.path / "config.json").unlink()
+            if owned and new:  # nothing was run: the mended config may use this folder
+                (folder / "config.json").unlink()
             raise
         return loop.run()
 
@@ -95,14 +100,11 @@ class Loop:
           resume_at: the step to restore in place of the newest; 0 is the first state.
         """
         self.config, self.setup, self.folder, self.stop = config, setup, folder, stop
+        self._lock = lock_record(folder)
         self.checkpoints = checkpoints
         self.build: Build = setup.build
-        self.remedies = Remedies(folder, config)
-        state = self.build.init()
-        found = None if resume_at == 0 else checkpoints.restore(state, resume_at)
-        self.resumed = found is not None
-        self.step, state, metadata = found or (*self.remedies.first_state(state), {})
-        self.state: GanState = parallel.replicate(state, setup.devices)
+        self.remedies = Remedies(folder, config, owned=processes.is_main())
+        self.resumed, metadata = self._begin(resume_at)
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.last_seconds = self.clock.before
         self.last_log: dict[str, Any] = {}
@@ -122,7 +124,7 @@ class Loop:
             twin=None if twin is None else twin.evaluator,
         )
         self.calls = steps_per_call(config, self.step, setup.scan)
-        self.page = LivePage(folder, enabled=config.log.report)
+        self.page = LivePage(folder, enabled=config.log.report and processes.is_main())
         self.pending: list[dict[str, Any]] = []
         self._out_of_time = False
 
@@ -152,7 +154,29 @@ class Loop:
     def _spend(self) -> None:
         """Notes at a log line whether the time is up."""
         limit = self.config.train.max_seconds
-        self._out_of_time = limit > 0 and self.clock.seconds >= limit
+        self._out_of_time = limit > 0 and processes.from_main(self.clock.seconds >= limit)
+
+    def _begin(self, at: int | None = None, *, anew: bool = False) -> tuple[bool, dict[str, Any]]:
+        """Sets step and state as the main process finds them: of the checkpoint `at`, or the newest, or the first.
+
+        The first one it is `anew`, for 0, and where there is no checkpoint.
+
+        Returns:
+          Whether there was a checkpoint, and its metadata.
+        """
+        first = self.build.init()
+        found = None
+        step, state = 0, first
+        metadata: dict[str, Any] = {}
+        if processes.is_main():
+            found = None if anew or at == 0 else self.checkpoints.restore(first, at)
+            step, state, metadata = found or (*self.remedies.first_state(first), {})
+        resumed, self.step, metadata, taken = processes.from_main(
+            [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]
+        )
+        self.remedies.taken = [Remedy(**remedy) for remedy in taken]
+        self.state: GanState = parallel.replicate(processes.state_from_main(state), self.setup.devices)
+        return resumed, metadata
 
     def run(self) -> dict[str, Any]:
         """Steps until the end, a signal or a fault; returns the summary, which is on disk as well."""
@@ -168,6 +192,7 @@ class Loop:
             self.folder,
             total_steps=self.config.train.steps,
             start_step=self.step,
+            enabled=processes.is_main(),
             tensorboard=self.config.log.tensorboard,
         )
 
@@ -205,12 +230,13 @@ class Loop:
 
     def _remedy(self, writer: RunWriter, verdict: Verdict) -> None:
         """Leaves the path that failed, and sets the run up to go on elsewhere."""
-        self.checkpoints.wait()
-        with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
-            steps = [step for step in healthy.steps() if step % self.calls == 0]
-        remedy = self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
-        self.step, state = self.remedies.first_state(self.build.init())
-        self.state = parallel.replicate(state, self.setup.devices)
+        if processes.is_main():
+            self.checkpoints.wait()
+            with Checkpointer(self.folder / HEALTHY_FOLDER, keep=0) as healthy:
+                steps = [step for step in healthy.steps() if step % self.calls == 0]
+            self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
+        self._begin(anew=True)
+        remedy = self.remedies.taken[-1]
         self.resumed = False
         self.pending.clear()
         self.clock.last_step, self.clock.last_seconds = self.step, self.clock.seconds
@@ -226,7 +252,7 @@ class Loop:
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
-        while self.step < until and not self.ended and not self.stop:
+        while self.step < until and not self.ended and not self.stop.due():
             with jax.transfer_guard("disallow"):
                 self.state, metrics = self.update(self.state, self.data)
             self.step += self.calls
@@ -244,6 +270,8 @@ class Loop:
     def boundaries(self, writer: RunWriter) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""
         config, step = self.config, self.step
+        if self.at_boundary(step):
+            self._check_folder()
         due = step % config.log.every_steps == 0
         if due:
             self._spend()
@@ -258,6 +286,14 @@ class Loop:
             self.page()
         if step % config.checkpoint.every_steps == 0 and not last:
             self.save()
+
+    def _check_folder(self) -> None:
+        """Raises a UserError if the workdir is gone: what is written would make a new one, without its run."""
+        if processes.is_main() and lock_record(self.folder) != self._lock:
+            raise UserError(
+                f"{self.folder} was removed, or is another folder than it was, so the run ends at step {self.step}. "
+                "Bring it back and give the same command: it goes on from the last checkpoint in there."
+            )
 
     def _log(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """Averages the metrics since the last line; the only place where the host waits for them."""
@@ -285,8 +321,10 @@ class Loop:
         writer.log(self.step, self.last_log)
         self._check_faults()
         self._tell(writer, before)
-        if self.watch.bad and self.remedies.available:
-            raise Relapse(self.watch.bad[0])
+        if self.remedies.available:
+            bad = processes.from_main([asdict(verdict) for verdict in self.watch.bad[:1]])
+            if bad:
+                raise Relapse(Verdict(**bad[0]))
 
     def _tell(self, writer: RunWriter, before: list[Verdict]) -> None:
         """Says in words what has changed in the monitor's opinion."""
@@ -338,9 +376,10 @@ class Loop:
     def _completed(self) -> dict[str, Any]:
         """The summary of the run that ended at this very step, empty where there is none."""
         try:
-            summary = json.loads((self.folder / "summary.json").read_text())
+            summary = json.loads((self.folder / "summary.json").read_text()) if processes.is_main() else {}
         except (OSError, ValueError):
-            return {}
+            summary = {}
+        summary = processes.from_main(summary)
         return summary if (summary.get("reason"), summary.get("steps")) == ("completed", self.step) else {}
 
     def summarise(self, reason: str) -> dict[str, Any]:
@@ -360,17 +399,7 @@ class Loop:
             "verdicts": [verdict.to_json() for verdict in self.watch.verdicts],
             "remedies": [asdict(remedy) for remedy in self.remedies.taken],
         }
-        atomic_write_json(self.folder / "summary.json", summary)
-        self.page(last=True)
+        if processes.is_main():
+            atomic_write_json(self.folder / "summary.json", summary)
+            self.page(last=True)
         return summary
-
-
-def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
-    """What `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
-    from ganjax.inspection import step_costs
-
-    return {"config": to_json(config), **step_costs(config, setup), "changed": _changed(config)}
-
-
-def _changed(config: ConfigDict) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}

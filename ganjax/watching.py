@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ganjax import parallel
 from ganjax.compat import MIXTURES
 from ganjax.data import Dataset, to_float
 from ganjax.factory import at_sides, compared_together
@@ -81,7 +82,8 @@ def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> P
     )
     if twin is not None:
         return twin.with_data(*data)
-    return Probe(build.game, setup.devices, *data, similarity_of(dataset))
+    spread = functools.partial(parallel.map_shares, devices=setup.devices)
+    return Probe(build.game, spread, *data, similarity_of(dataset))
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:

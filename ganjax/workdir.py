@@ -190,6 +190,17 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
+def lock_record(path: Path) -> bytes | None:
+    """What its live run has written into the lock of the folder `path`; None where there is none.
+
+    It tells the folder from another one put in its place, also where numbers of files change, as over FUSE.
+    """
+    try:
+        return (path / ".lock").read_bytes()
+    except OSError:
+        return None
+
+
 def _holder(lock: Path) -> str:
     try:
         record = json.loads(lock.read_text())

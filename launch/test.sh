@@ -45,7 +45,7 @@ if $lint; then
   check 'ruff check' "$python" -m ruff check .
   check 'ruff format' "$python" -m ruff format --check .
   check mypy "$python" -m mypy
-  check shellcheck "$venv/bin/shellcheck" -x launch/*.sh .ci/run
+  check shellcheck "$venv/bin/shellcheck" -x launch/*.sh launch/*.sbatch .ci/run
 fi
 [ ${#failed[@]} = 0 ] || say "FAILED before pytest: ${failed[*]} (see above)"
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ganjax.checkpoint import Checkpointer, CheckpointWarning, manifest
+from ganjax.checkpoint import Checkpointer, CheckpointWarning, manifest, storage
 from ganjax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -319,6 +319,28 @@ def test_a_file_size_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
         save_too_much(tmp_path, capfd, "File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_time_out_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax takes a clock that is set forward for a long wait; a disk that stays silent fails twice."""
+    write, left = storage.write, 1
+
+    def slow(folder: Path, arrays: dict[tuple[str, ...], np.ndarray]) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            (tmp_path / f"{folder.name}.orbax-tmp").mkdir()
+            raise TimeoutError("too long")
+        write(folder, arrays)
+
+    monkeypatch.setattr(storage, "write", slow)
+    with Checkpointer(tmp_path, keep=0) as checkpoints:
+        checkpoints.save(1, make_state(1), block=True)
+        assert names(tmp_path) == ["1"]
+        left = 2
+        with pytest.raises(UserError, match="too long"):
+            checkpoints.save(2, make_state(2), block=True)
+        assert names(tmp_path) == ["1"]
 
 
 def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -289,3 +291,30 @@ def test_dry_run_in_words_warns_of_a_lopsided_pair(run_cli: RunCli, tmp_path: Pa
     assert "G, forward, one sample" in result.stdout and "gen.width" in result.stdout
     assert "Warning: G has" in result.stdout and "times the parameters of D" in result.stdout
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("offline", "code"), [("1", 2), ("0", 0)])
+def test_offline_connects_to_nothing_but_this_machine(offline: str, code: int) -> None:
+    """To an address of documentation, where nobody answers; the listener on this machine always may be reached."""
+    program = """
+import socket, sys
+from ganjax import cli
+cli.forbid_network()
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+except OSError:
+    pass
+except cli.UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "GANJAX_OFFLINE": offline},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("tried to connect to 192.0.2.1" in done.stdout) == (code == 2)

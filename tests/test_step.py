@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from small import points_config, run_steps, small_config
+
+from ganjax.state import count_parameters
 
 
 def assert_close(a, b, rtol=2e-4, atol=2e-5):
@@ -166,3 +170,38 @@ def test_the_step_is_traced_once(monkeypatch):
     monkeypatch.setattr(parallel, "train_step", lambda *args: traces.append(1) or step(*args))
     run_steps(points_config(), steps=6, devices=2)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_an_update_is_one_all_reduce_of_its_gradients(points):
+    """Nothing else crosses devices: neither u and v nor the average of G; a few metrics ride along."""
+    made, text = compiled_step(
+        points_config() if points else small_config(gen__norm="pixel", gen__spectral_norm=True)
+    )
+    found = re.findall(r"= (.+?) (all-[a-z-]+|reduce-scatter|collective-[a-z-]+)\(", text)
+    assert [kind for _, kind in found] == ["all-reduce", "all-reduce"]
+    sizes = [int(re.fullmatch(r"f32\[(\d+)\]\S*", shape)[1]) for shape, _ in found]
+    for net, size in zip(("dis", "gen"), sizes, strict=True):
+        metrics = size - count_parameters(getattr(made.shapes(), net).params)
+        assert 0 < metrics < 16
+
+
+def compiled_step(config):
+    """The build, and the HLO of its step on two devices."""
+    from small import small_dataset
+
+    from ganjax import parallel
+    from ganjax.factory import build
+
+    dataset = small_dataset(config.model.name == "mlp")
+    made = build(config, dataset)
+    share = config.train.batch_size // 2
+
+    def one(state, data, device):
+        index = device * share + jax.numpy.arange(share, dtype=jax.numpy.int32)
+        return parallel.train_step(made.game, state, made.deliver(data, state, index))
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (dataset.images, dataset.labels))
+    mapped = parallel.map_over_devices(one, jax.devices()[:2], "shard_map")
+    numbers = jax.ShapeDtypeStruct((2,), jax.numpy.int32)
+    return made, mapped.lower(made.shapes(), shapes, numbers).compile().as_text()

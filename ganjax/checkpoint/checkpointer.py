@@ -42,7 +42,7 @@ class Checkpointer:
     Not thread-safe. Opening and restoring change nothing on disk: others may read while a run writes.
 
     Args:
-        directory: the folder of the steps, made at the first save.
+        directory: the folder of the steps, made at the first save in a folder that is there.
         keep: how many of the newest intact steps to keep; 0 keeps all. Damaged ones stay and do not count.
     """
 
@@ -235,18 +235,27 @@ class Checkpointer:
         """In the background: stage, hash, commit by a rename, prune."""
         stage = self._directory / f"{step}.partial"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(exist_ok=True)  # without its parents: a workdir that is gone stays so
             if not self._swept:
                 _sweep(self._directory)
                 self._swept = True
-            _write_stage(stage, step, arrays, metadata)
+            try:
+                _write_stage(stage, step, arrays, metadata)
+            except TimeoutError:
+                # Orbax reads the wall clock: one that is set forward looks like a long wait, and its threads go on.
+                stage = stage.with_name(f"{stage.name}_again")
+                _write_stage(stage, step, arrays, metadata)
             self._commit(stage, step)
+            self._remove_stages(step)
             self._prune(step)
         except Exception as error:
-            for left in self._directory.glob(f"{stage.name}*"):
-                _remove(left)
+            self._remove_stages(step)
             size = sum(array.nbytes for array in arrays.values())
             raise UserError(_failed_save(self._directory, step, size, self.latest_step(), error)) from error
+
+    def _remove_stages(self, step: int) -> None:
+        for left in self._directory.glob(f"{step}.partial*"):
+            _remove(left)
 
     def _commit(self, stage: Path, step: int) -> None:
         path, old = self._directory / str(step), self._directory / f"{step}.old"

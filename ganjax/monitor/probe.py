@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ganjax.state import GanState, NetState
 from ganjax.step import Game, fold_each, generate, judge, purpose_keys
 
 Tree = Any
+Spread = Callable[[Any, Any], Any]
 PROBE = 2**29  # folded into the seed: the fixed batch shares no latent with training or with samples
 PAIRS = 32  # a device compares so many pairs of samples by structural similarity
 
@@ -26,7 +27,8 @@ class Probe:
 
     Args:
       game: of the run; its step is not called.
-      devices: of the run.
+      spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
+        host arrays in and out (`ganjax.parallel.map_shares`).
       reals: images of the data as D takes them, lowest resolution first, [N, ...] float32, N a multiple of the
         devices, of the packing and of the group that D compares.
       labels: [N] int32 of the reals, and of the fakes in their places; None without.
@@ -38,7 +40,7 @@ class Probe:
     def __init__(
         self,
         game: Game,
-        devices: Sequence[jax.Device],
+        spread: Callable[[Spread], Spread],
         reals: tuple[np.ndarray, ...],
         labels: np.ndarray | None,
         heldout: tuple[np.ndarray, ...] | None,
@@ -46,18 +48,14 @@ class Probe:
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
         self._game, self._similarity = game, similarity
-        self._devices = len(devices)
         self._set(reals, labels, heldout, reference)
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
-        self._call = jax.pmap(
-            self._measure, axis_name=game.axis_name or "devices", in_axes=(None, 0), devices=devices
-        )
+        self._call = spread(self._measure)
         self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
 
     def _set(self, reals: Tree, labels: Tree, heldout: Tree, reference: Reference) -> None:
         index = np.arange(len(reals[0]), dtype=np.int32)
-        share = lambda x: x.reshape(self._devices, -1, *x.shape[1:])
-        self._fixed = jax.tree.map(share, (reals, labels, heldout, index))
+        self._fixed = (reals, labels, heldout, index)
         self._reference = reference
 
     def with_data(
@@ -106,8 +104,8 @@ class Probe:
 
     def __call__(self, state: GanState) -> dict[str, float]:
         """The signals of `state`, by the names that `metrics.jsonl` has."""
-        found, sigmas = jax.device_get((self._call(state, self._fixed), self._sigmas(state.gen, state.dis)))
-        joined = {name: np.concatenate(value) for name, value in found.items() if name != "gradients"}
+        found, sigmas = self._call(state, self._fixed), self._sigmas(state.gen, state.dis)
+        joined = {name: value for name, value in found.items() if name != "gradients"}
         signals = self._reference.judge(features_of(joined.pop("fakes")))
         real, fake = joined["real"].ravel(), joined["fake"].ravel()
         signals |= {"real": mean(real), "fake": mean(fake), "separation": separation(real, fake)}

@@ -121,7 +121,7 @@ class Population:
         step = loop.step
         states = self._stacked([member.loop.state for member in self.members], step)
         data = self._data()
-        while step < loop.config.train.steps and not self._stop:
+        while step < loop.config.train.steps and not self._stop.due():
             with jax.transfer_guard("disallow"):
                 states, metrics = self._update(states, data)
             step += loop.calls

@@ -13,15 +13,17 @@ from typing import Any
 
 from ganjax import __version__, config, processes
 from ganjax.errors import DivergedError, PeerError, UserError
+from ganjax.study_cli import EXAMPLES as STUDY_EXAMPLES
+from ganjax.study_cli import add_ablate, add_report, run_ablate, run_report
 
 OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
     "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
-    "ablate": "ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons_grid",
+    "ablate": STUDY_EXAMPLES["ablate"],
     "doctor": "ganjax doctor --workdir=runs/quickstart",
-    "report": "ganjax report --workdir=runs/quickstart",
+    "report": STUDY_EXAMPLES["report"],
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
 }
 
@@ -83,11 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
-    report = command("report", "Write the page of a run, or one that compares runs: one HTML file each.")
-    what = report.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", type=Path, help="folder of the run")
-    what.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of two runs or more")
-    report.add_argument("--out", type=Path, help="HTML file (default: WORKDIR/report.html, or compare.html)")
+    add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
     return parser
 
 
@@ -145,38 +143,6 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--out", type=Path, help="JSON file (default: WORKDIR/evaluations/step_STEP.json)")
     evaluate.add_argument("--compare", type=Path, help="results of an earlier evaluation to compare with")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def add_ablate(ablate: argparse.ArgumentParser) -> None:
-    """The options of `ganjax ablate`."""
-    ablate.add_argument(
-        "--config", metavar="FILE[:ARG]", required=True, help="a study: a file with get_study"
-    )
-    ablate.add_argument("--workdir", type=Path, help="folder of the study")
-    ablate.add_argument("--dry-run", action="store_true", help="list the runs and what they take, and stop")
-    ablate.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
-    ablate.add_argument(
-        "--executor", default="local", help="local, or ray for a Ray cluster (default: local)"
-    )
-    ablate.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 takes all)")
-    ablate.add_argument(
-        "--per-device",
-        type=int,
-        default=0,
-        help="runs side by side on a device (default: 0 tries what is fastest)",
-    )
-    ablate.add_argument("--retry-failed", action="store_true", help="try runs again that failed before")
-    ablate.add_argument(
-        "--shard", type=shard, default=(0, 1), metavar="I/N", help="only a part, for an array of jobs"
-    )
-
-
-def shard(text: str) -> tuple[int, int]:
-    """`"2/8"` as (2, 8)."""
-    number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-        raise UserError(f"--shard takes I/N with I from 0 to N - 1, and got {text!r}.")
-    return int(number), int(of)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -334,41 +300,6 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 
     findings = doctor.examine(arguments.workdir)
     print(json.dumps(findings.to_json()) if arguments.json else doctor.told(findings))
-    return OK
-
-
-def run_ablate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax ablate`."""
-    if overrides:
-        raise UserError("ablate takes its configs from the study; --config.… belongs to train.")
-    from ganjax import ablate
-
-    if arguments.dry_run:
-        print(ablate.dry_run(arguments.config, as_json=arguments.json))
-        return OK
-    if arguments.workdir is None:
-        raise UserError(
-            f"ablate needs a folder for the study: --workdir=DIR, for example\n  {EXAMPLES['ablate']}"
-        )
-    options = ablate.Options(
-        arguments.executor, arguments.per_device, arguments.shard, arguments.devices, arguments.retry_failed
-    )
-    ablate.ablate(arguments.config, arguments.workdir, options)
-    return OK
-
-
-def run_report(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax report`."""
-    if overrides:
-        raise UserError("report takes its config from the run; --config.… belongs to train.")
-    from ganjax.report import run_page
-
-    if arguments.workdir:
-        print(run_page.write_run_page(arguments.workdir, arguments.out))
-        return OK
-    if len(arguments.compare) < 2:
-        raise UserError("report --compare takes the folders of two runs or more, and got one.")
-    print(run_page.write_compare_page(arguments.compare, arguments.out or Path("compare.html")))
     return OK
 
 

@@ -131,6 +131,16 @@ class Remedies:
             return gen, dis * factor**2
         return gen * factor, dis * factor
 
+    def told(self) -> str:
+        """The last remedy in words."""
+        last = self.taken[-1]
+        start = f"going back to step {last.to_step}" if last.to_step else "starting anew"
+        return (
+            f"Remedy {last.number} of at most {self._options.max_actions}: {start} with the learning rates times "
+            f"{last.rate_gen:g} (G) and {last.rate_dis:g} (D) and seed {last.seed}. What the failed attempt left is in "
+            f"{self._folder / ATTEMPTS / str(last.number)}."
+        )
+
     def first_state(self, state: GanState) -> tuple[int, GanState]:
         """(step, state) to go on from where there is no checkpoint: the first state, or what a remedy goes back to.
 

@@ -236,19 +236,13 @@ class Loop:
                 steps = [step for step in healthy.steps() if step % self.calls == 0]
             self.remedies.begin(self.step, verdict, steps, dis_ahead=self.watch.dis_ahead)
         self._begin(anew=True)
-        remedy = self.remedies.taken[-1]
         self.resumed = False
         self.pending.clear()
         self.clock.last_step, self.clock.last_seconds = self.step, self.clock.seconds
         self.watch = make_watch(
             self.config, self.setup, read_rows(self.folder / "metrics.jsonl", self.step), self.watch
         )
-        start = f"going back to step {self.step}" if self.step else "starting anew"
-        writer.message(
-            f"Remedy {remedy.number} of at most {self.config.monitor.max_actions}: {start} with the learning rates "
-            f"times {remedy.rate_gen:g} (G) and {remedy.rate_dis:g} (D) and seed {remedy.seed}. What the failed "
-            f"attempt left is in {self.folder / 'attempts' / str(remedy.number)}."
-        )
+        writer.message(self.remedies.told())
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ganjax import __version__, config
+from ganjax.data_cli import EXAMPLES as DATA_EXAMPLES
+from ganjax.data_cli import add_data, run_data
 from ganjax.errors import DivergedError, UserError
 
 OK, INTERRUPTED = 0, 130
@@ -19,6 +21,7 @@ EXAMPLES = {
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     "doctor": "ganjax doctor --workdir=runs/quickstart",
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
+    "data": DATA_EXAMPLES["prepare"],
 }
 
 
@@ -73,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
+    add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
     return parser
 
 
@@ -261,7 +265,13 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return OK
 
 
-COMMANDS = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "doctor": run_doctor}
+COMMANDS = {
+    "train": run_train,
+    "sample": run_sample,
+    "evaluate": run_evaluate,
+    "doctor": run_doctor,
+    "data": run_data,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,6 @@ def get_config(arg: str = ""):
     config.dis.spectral_norm = True
     config.dis.minibatch_stddev = True
     config.loss.name = "hinge"
-    config.augment.policy = "color,translation"  # a few thousand pictures are soon learnt by heart
     config.train.batch_size = 32
     config.train.steps = 3000 if args["resolution"] <= 32 else 1500
     config.ema.half_life_kimg = 5.0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ganjax.data import DATASETS, Dataset, load
+from ganjax.data.lazy import LazyImages
 from ganjax.data.tfds_source import is_prepared
 from ganjax.errors import UserError
 from ganjax.pictures.decode import Refusal, decode, quiet_pillow, to_array
@@ -19,6 +20,7 @@ from ganjax.pictures.sources import classes_of, list_files, reader
 
 FEW_IMAGES = 2000  # below this D soon knows the pictures by heart, unless they are augmented
 RARE_CLASS = 0.2  # of an even share
+IN_MEMORY = 256 * 1024**2  # bytes of images; of more, a few at a time are read
 BLOCK = 256  # images read at a time
 SHOWN_CLASSES, SHOWN_SIZES = 12, 4
 
@@ -79,9 +81,9 @@ def examine(data: str, *, split: str = "train") -> Stats:
     if data in DATASETS or not path.exists():
         if data == "folder":
             raise UserError("data stats: give the folder itself instead of the name 'folder'.")
-        images = _of_dataset(load(data, split=split), stats)
+        images = _of_dataset(load(data, split=split, max_bytes=IN_MEMORY), stats)
     elif path.is_dir() and is_prepared(path):
-        images = _of_dataset(load("folder", path=str(path), split=split), stats)
+        images = _of_dataset(load("folder", path=str(path), split=split, max_bytes=IN_MEMORY), stats)
     else:
         images = _of_files(path, stats)
     _gather(images, stats)
@@ -92,11 +94,20 @@ def examine(data: str, *, split: str = "train") -> Stats:
 
 
 def _of_dataset(dataset: Dataset, stats: Stats) -> Iterator[np.ndarray]:
-    """Its images; classes go to `stats` at once."""
+    """Its images; classes go to `stats`."""
+    names = dataset.label_names or tuple(map(str, range(dataset.num_classes)))
+    if isinstance(dataset.images, LazyImages):
+        counts = np.zeros(len(names) or 1, np.int64)
+        for start in range(0, len(dataset), BLOCK):
+            places = np.arange(start, min(start + BLOCK, len(dataset)))
+            images, labels = dataset.images.reader.many(places)
+            counts += np.bincount(labels, minlength=len(counts))
+            yield from images
+        stats.classes = dict(zip(names, counts.tolist(), strict=False))
+        return
     if dataset.labels is not None:
-        names = dataset.label_names or tuple(map(str, range(dataset.num_classes)))
-        counts = np.bincount(np.asarray(dataset.labels[:]), minlength=len(names)).tolist()
-        stats.classes = dict(zip(names, counts, strict=True))
+        counts = np.bincount(dataset.labels[:], minlength=len(names))
+        stats.classes = dict(zip(names, counts.tolist(), strict=True))
     if dataset.images.ndim == 2:
         stats.kind = "points"
     for start in range(0, len(dataset), BLOCK):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from ganjax import parallel
 from ganjax.data import Dataset, load
+from ganjax.data.lazy import LazyImages
+from ganjax.data.stream import Feed, Resident, Share, Stream
 from ganjax.factory import Build, build
 
 
@@ -19,7 +21,7 @@ class Setup:
     """A config ready to run on this machine.
 
     Attributes:
-      dataset: the whole data set, on the host.
+      dataset: the whole data set, on the host or, where it streams, on the disk.
       devices: to run on.
       build: networks, step, first state.
       scan: whether several steps of a call are a loop on the device.
@@ -30,10 +32,19 @@ class Setup:
     build: Build
     scan: bool
 
-    def resident_data(self) -> Any:
-        """Images and labels on every device."""
-        data = (self.dataset.images, self.dataset.labels)
-        return parallel.replicate(data, self.devices)
+    def feed(self, config: ConfigDict, steps: int) -> Feed:
+        """The data of the run, for calls of so many steps."""
+        images, labels = self.dataset.images, self.dataset.labels
+        if not isinstance(images, LazyImages):
+            return Resident(parallel.replicate((images, labels), self.devices))
+        share = Share(config.train.batch_size, config.train.dis_steps, steps, len(self.devices))
+        return Stream(
+            images.reader,
+            share,
+            lambda data: parallel.divide(data, self.devices),
+            labelled=labels is not None,
+            threads=config.data.threads or len(os.sched_getaffinity(0)),
+        )
 
 
 def batch_unit(config: ConfigDict) -> int:
@@ -64,6 +75,7 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
     """
     devices = choose_devices(config) if devices is None else devices
     options = config.data
+    limits = {"resident": None, "streaming": 0, "auto": parallel.resident_budget(devices)}
     dataset = load(
         options.name,
         path=options.path,
@@ -71,6 +83,8 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
         split=options.split,
         resolution=options.resolution,
         seed=config.seed,
+        max_bytes=limits[options.delivery],
+        max_corrupt=options.max_corrupt,
     )
     # Convolutions inside a loop crawl on CPU; matrix products do not.
     scan = devices[0].platform != "cpu" or config.model.name == "mlp"

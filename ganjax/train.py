@@ -122,7 +122,8 @@ class Loop:
         self.watch = make_watch(config, setup, read_rows(folder / "metrics.jsonl", self.step))
         self.sampler = Sampler(config, self.build, setup.dataset, setup.devices)
         self.evaluator = Evaluator(config, folder, setup.dataset, self.sampler, self.build.images_per_step)
-        self.calls = steps_per_call(config, self.step, setup.scan)
+        # Each step of a call has images of its own in a stream: on the devices there are those of few steps.
+        self.calls = steps_per_call(config, self.step, setup.scan and not setup.dataset.streams)
         self.update = parallel.make_update(
             self.build.game,
             self.build.deliver,
@@ -131,8 +132,9 @@ class Loop:
             mode=config.parallel.mode,
             steps=self.calls,
             scan=setup.scan,
+            streams=setup.dataset.streams,
         )
-        self.data = setup.resident_data()
+        self.feed = setup.feed(config, self.calls)
         self._pending: list[dict[str, jax.Array]] = []
 
     def run(self) -> dict[str, Any]:
@@ -207,14 +209,17 @@ class Loop:
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
-        while self.step < until and not self.stop:
-            with jax.transfer_guard("disallow"):
-                self.state, metrics = self.update(self.state, self.data)
-            self.step += self.calls
-            self._pending.append(metrics)
-            if len(self._pending) > IN_FLIGHT:  # the host may run ahead by so many calls
-                self._pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
-            self._boundaries(writer, self._pending)
+        seed = int(jax.device_get(self.state.hyper["seed"]))  # a remedy may have drawn another
+        with self.feed.start(self.step, until, seed) as feed:
+            while self.step < until and not self.stop:
+                data = next(feed)
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.update(self.state, data)
+                self.step += self.calls
+                self._pending.append(metrics)
+                if len(self._pending) > IN_FLIGHT:  # the host may run ahead by so many calls
+                    self._pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+                self._boundaries(writer, self._pending)
 
     def _boundaries(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""
@@ -240,6 +245,10 @@ class Loop:
             name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")
         }
         images = self.step * self.build.images_per_step
+        if self.feed.streams:  # share of the time that the loop waited for data
+            metrics["data/wait"] = self.feed.waited() / max(
+                self.clock.seconds - self.clock.last_seconds, 1e-9
+            )
         rate = self.clock.rate(self.step) * self.build.images_per_step
         self.last_log = {
             "images": images,

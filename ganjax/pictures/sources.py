@@ -76,7 +76,7 @@ def list_files(source: Path) -> Listing:
         _walk(source, "", listing, {_identity(os.stat(source))})
         return listing.sort()
     if not source.is_file():
-        raise UserError(f"{source}: expected a folder with pictures or a .zip, and there is nothing.")
+        raise UserError(f"{source} is no folder with pictures and no .zip: there is nothing of that name.")
     try:
         with zipfile.ZipFile(source) as archive:
             return _list_zip(archive.infolist())

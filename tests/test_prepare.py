@@ -22,7 +22,7 @@ from PIL import Image
 
 from ganjax import cli, data, data_stats
 from ganjax.errors import UserError
-from ganjax.pictures.decode import decode, fit, to_array
+from ganjax.pictures.decode import Refusal, decode, fit, quiet_pillow, to_array
 from ganjax.prepare import Options, prepare
 from ganjax.prepare.plan import Plan
 
@@ -203,6 +203,25 @@ def test_statistics_of_nasty_files(nasty: tuple[Path, dict[str, str], int]) -> N
     assert sum(found.left_out.values()) == len(kinds) - tiny - 2
     assert any("differ in size" in warning for warning in found.warnings)
     assert "\n" in data_stats.told(found) and "Warning: Only" in data_stats.told(found)
+
+
+def test_two_hundred_damaged_pictures_are_decoded_or_refused() -> None:
+    rng = np.random.default_rng(0)
+    refused_count = 0
+    for content in modes().values():
+        for _ in range(6):
+            damaged = bytearray(content)
+            for place in rng.integers(0, len(damaged), rng.integers(1, 20)):
+                damaged[place] = rng.integers(0, 256)
+            if rng.random() < 0.3:
+                del damaged[rng.integers(0, len(damaged)) :]
+            with quiet_pillow():
+                try:
+                    assert fit(decode(io.BytesIO(damaged), target=8), 8, "crop").shape[:2] == (8, 8)
+                except Refusal as refusal:
+                    assert refusal.reason and "\n" not in refusal.reason
+                    refused_count += 1
+    assert 60 < refused_count < 200
 
 
 def pixel(content: bytes, x: int = 0, y: int = 0) -> tuple[int, ...]:

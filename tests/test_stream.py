@@ -7,6 +7,8 @@ import json
 import logging
 import resource
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +118,15 @@ def test_batches_are_a_function_of_seed_and_step(prepared: Path, threads: int) -
         np.testing.assert_array_equal(images, resident.images[order])
         labels = np.concatenate([x.transpose(1, 2, 0, 3).reshape(-1) for _, x in got])
         np.testing.assert_array_equal(labels, resident.labels[order])  # type: ignore[index]
+    before = threading.active_count()
     with stream.start(0, 10**6, 0) as feed:  # left in the middle, no thread stays behind
         next(feed)
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+    with stream.start(5, 5, 0) as feed:
+        assert list(feed) == []
 
 
 def reveal(game: Game, state: GanState, batch: Batch) -> tuple[GanState, dict[str, jax.Array]]:
@@ -270,3 +279,42 @@ def test_data_made_in_memory_do_not_stream(capsys: pytest.CaptureFixture[str]) -
 
     assert cli.main(["train", "--config=configs/quickstart.py", "--config.data.delivery=streaming"]) == 2
     assert "data.delivery='streaming', data.name='digits'" in capsys.readouterr().err
+
+
+def test_damaged_datasets_end_in_a_message(prepared: Path, tmp_path: Path) -> None:
+    """Random bytes in, or cuts of, any file of a prepared dataset: it is read, or there is one `UserError`."""
+    rng = np.random.default_rng(0)
+    files = [path for path in prepared.iterdir() if path.suffix not in (".npz", ".csv", ".png")]
+    outcomes = []
+    for number in range(40):
+        copy = tmp_path / str(number)
+        shutil.copytree(prepared, copy, ignore=shutil.ignore_patterns("*.npz"))
+        file = copy / files[number % len(files)].name
+        content = bytearray(file.read_bytes())
+        for place in rng.integers(0, len(content), 5):
+            content[place] = rng.integers(0, 256)
+        if number % 3 == 0:
+            del content[rng.integers(0, len(content)) :]
+        file.write_bytes(content)
+        for most in (None, 0):
+            try:
+                outcomes.append(len(data.load("folder", path=str(copy), max_bytes=most).images[:]))
+            except UserError as error:
+                assert "\n" not in str(error)
+                outcomes.append(0)
+    assert 10 < outcomes.count(0) < 75
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_a_dataset_cannot_have_a_module_imported(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    (tmp_path / "evil_features.py").write_text("raise SystemExit('this ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((copy / "features.json").read_text())
+    features["featuresDict"]["features"]["label"] = {key: "evil_features.Label"}
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"names 'evil_features\.Label'"):
+        data.load("folder", path=str(copy))

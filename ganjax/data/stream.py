@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -132,6 +132,7 @@ class Stream:
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # `quiet_pillow` is not for threads
         self._waited = 0.0
+        until = max(step, until)
         read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 1)
         calls = grain.MapDataset.range(step, until, self._share.steps)
         on_host = calls.map(lambda first: self.load(int(first), seed)).to_iter_dataset(read)
@@ -139,12 +140,14 @@ class Stream:
             on_host.map(self._put), prefetch_buffer_size=ON_DEVICE
         )
         iterator = iter(on_device)
+        timed = self._timed(iterator)
         try:
-            yield self._timed(iterator)
+            yield timed
         finally:
+            timed.close()  # or it would keep the iterator to the end of the process, where Grain fails to close it
             iterator.close()
 
-    def _timed(self, iterator: Iterator[Any]) -> Iterator[Any]:
+    def _timed(self, iterator: Iterator[Any]) -> Generator[Any, None, None]:
         while True:
             start = time.perf_counter()
             try:

@@ -70,9 +70,26 @@ def load_tfds(request: Request, built_in: Iterable[str]) -> Dataset:
 
 
 def read_prepared(folder: Path, request: Request) -> Dataset:
-    """The split `request.split` of the prepared dataset in `folder`; slices such as `train[:1000]` work too."""
+    """The split `request.split` of the prepared dataset in `folder`; slices such as `train[:1000]` work too.
+
+    Raises:
+        UserError: an unknown split, no images, or files that are damaged.
+    """
+    try:
+        return _read_prepared(folder, request)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of metadata, records and images raise on broken files
+        text = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{folder} cannot be read ({type(error).__name__}: {text}). Remove that folder to prepare it anew."
+        ) from error
+
+
+def _read_prepared(folder: Path, request: Request) -> Dataset:
     import tensorflow_datasets as tfds
 
+    _check_classes(json.loads((folder / "features.json").read_text()), folder)
     info = tfds.builder_from_directory(os.fspath(folder)).info
     base = request.split.partition("[")[0]
     if base not in info.splits:
@@ -104,6 +121,21 @@ def read_prepared(folder: Path, request: Request) -> Dataset:
         num_classes=classes.num_classes if classes else 0,
         label_names=tuple(classes.names) if classes else (),
     )
+
+
+def _check_classes(node: Any, folder: Path) -> None:
+    """Only features of TFDS itself: it imports whatever module the file names, which would run that module's code."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            named = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
+            if named and "." in value and not value.startswith("tensorflow_datasets."):
+                raise UserError(
+                    f"{folder}: features.json names {value!r}; only features of tensorflow_datasets are taken."
+                )
+            _check_classes(value, folder)
+    elif isinstance(node, list):
+        for value in node:
+            _check_classes(value, folder)
 
 
 def _labelled(info: Any) -> bool:
@@ -249,15 +281,8 @@ def _cached_arrays(
     if found is not None:
         return found
     logger.info("Decoding %d images of %s; this is done once.", split.num_examples, request.name)
-    try:
-        with quiet_tfds():
-            images, labels = _decode(info, split, resolution, request)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the record, protobuf and image readers raise on broken files
-        raise UserError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}). Remove that folder to prepare it anew."
-        ) from error
+    with quiet_tfds():
+        images, labels = _decode(info, split, resolution, request)
     _write_cache(cache, images, labels)
     return images, labels
 

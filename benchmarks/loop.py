@@ -52,7 +52,7 @@ def main() -> None:
     ):
         loop = Loop(config, setup, Path(folder), checkpoints, StopSignals())
         with RunWriter(folder, total_steps=total, start_step=0) as writer:
-            update, data = loop.update, loop.data
+            update, data = loop.update, loop.feed.data
             state, _ = update(parallel.replicate(setup.build.init(), setup.devices), data)  # compiles
             for i in range(arguments.repeats):
                 start = time.perf_counter()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ganjax import __version__, config, processes
+from ganjax.data_cli import EXAMPLES as DATA_EXAMPLES
+from ganjax.data_cli import add_data, run_data
 from ganjax.errors import DivergedError, PeerError, UserError
 from ganjax.study_cli import EXAMPLES as STUDY_EXAMPLES
 from ganjax.study_cli import add_ablate, add_report, run_ablate, run_report
@@ -25,6 +27,7 @@ EXAMPLES = {
     "doctor": "ganjax doctor --workdir=runs/quickstart",
     "report": STUDY_EXAMPLES["report"],
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
+    "data": DATA_EXAMPLES["prepare"],
 }
 
 
@@ -86,6 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
+    add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
     return parser
 
 
@@ -310,6 +314,7 @@ COMMANDS = {
     "ablate": run_ablate,
     "doctor": run_doctor,
     "report": run_report,
+    "data": run_data,
 }
 
 

@@ -16,6 +16,7 @@ Flat = Mapping[str, Any]
 
 TARGET_LOSSES = ("minimax", "non_saturating", "least_squares")
 MIXTURES = ("ring", "grid")
+IN_MEMORY = (*MIXTURES, "digits", "stacked_digits")
 ATTENTIVE = ("resnet", "biggan", "biggan_deep")  # families with self-attention
 # Families whose G has its own normalisation, and its name among those of `gen.norm`.
 OWN_NORM = {"biggan": "batch", "biggan_deep": "batch", "stylegan2": "none", "r3gan": "none"}
@@ -77,6 +78,11 @@ RULES: tuple[Rule, ...] = (
         ("model.name", "data.name"),
         lambda c: (c["model.name"] == "mlp") != (c["data.name"] in MIXTURES),
         "mlp makes 2-D points and is for ring and grid; images need another family",
+    ),
+    Rule(
+        ("data.delivery", "data.name"),
+        lambda c: c["data.delivery"] == "streaming" and c["data.name"] in IN_MEMORY,
+        "these data are made in memory; what streams is a folder or a dataset of TFDS",
     ),
     Rule(
         ("model.name", "model.msg"),

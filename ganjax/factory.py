@@ -43,7 +43,7 @@ class Build:
       init: () → the first state.
       initialise: `make_hyper` of a config that shares this program → its first state.
       shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
-      deliver: (data, state, index [n]) → one device's batch from resident data.
+      deliver: (data, state, index [n]) → one device's batch from resident data, or from its part of a stream.
       sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
       images_per_step: real images that D sees in a step.
       classes: that the networks are told; 0 for none.
@@ -305,7 +305,8 @@ def make_delivery(
 ) -> Callable[[Tree, GanState, jax.Array], Batch]:
     """Batches from data that lies on the device: uint8 images or float points, indexed there.
 
-    Each epoch is a permutation of its own, a pure function of (seed, position).
+    Each epoch is a permutation of its own, a pure function of (seed, position). Of a dataset that streams, the data
+    are this step's and device's own, chosen on the host by the same function: images [updates, n, H, W, C], labels.
     """
     size, batch, updates = len(dataset.images), config.train.batch_size, config.train.dis_steps
     scale = 1.0 / dataset.scale
@@ -315,8 +316,13 @@ def make_delivery(
         update = jnp.arange(updates, dtype=jnp.uint32)[:, None]
         start = (state.step.astype(jnp.uint32) * updates + update) * batch
         positions = (start + index.astype(jnp.uint32)[None, :]).reshape(-1)
-        chosen = shuffled_indices(positions, size, state.hyper["seed"])
-        reals = jnp.take(images, chosen, axis=0)
+        if dataset.streams:
+            reals = images.reshape(-1, *images.shape[2:])
+            labels = None if labels is None else labels.reshape(-1)
+        else:
+            chosen = shuffled_indices(positions, size, state.hyper["seed"])
+            reals = jnp.take(images, chosen, axis=0)
+            labels = None if labels is None else jnp.take(labels, chosen)
         reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale
         if config.data.flip:
             key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), 2**31 - 1)
@@ -324,7 +330,7 @@ def make_delivery(
         split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
         return Batch(
             reals=tuple(split(x) for x in at_sides(reals, sides)),
-            labels=None if labels is None else split(jnp.take(labels, chosen)),
+            labels=None if labels is None else split(labels),
             index=index,
         )
 

@@ -45,8 +45,9 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
         return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
 
     state = setup.build.shapes()
+    lead = (config.train.dis_steps, share) if setup.dataset.streams else (len(setup.dataset),)
     data = (setup.dataset.images, setup.dataset.labels)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+    shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
     compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()
     memory = compiled.memory_analysis()
     networks = network_costs(game, state, config.model.latent_dim)

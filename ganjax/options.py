@@ -147,6 +147,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024
     ),
+    Option(
+        "data.delivery",
+        "auto",
+        "images in the devices' memory, streamed from the disk, or chosen by size",
+        choices=("auto", "resident", "streaming"),
+        runtime=True,
+    ),
+    Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
+    Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
     Option("data.flip", False, "mirror images horizontally at random"),
     Option(
         "model.name",

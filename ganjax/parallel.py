@@ -126,6 +126,26 @@ def place(array: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
+def divide(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
+    """Every leaf [devices of this process, …] divided among these devices along its first axis."""
+    sharding = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def resident_budget(devices: Sequence[jax.Device]) -> int:
+    """Bytes of images that may lie on every device and on the host: a quarter of the memory of either.
+
+    A CPU device shares the host's memory, which then holds them once more for each.
+    """
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if devices[0].platform == "cpu":
+        return host // 4 // (1 + len(devices))
+    limits = [(device.memory_stats() or {}).get("bytes_limit", host) for device in devices]
+    return min(host, *limits) // 4
+
+
 def make_update(
     game: Game,
     deliver: Callable[[Tree, GanState, jax.Array], Batch],
@@ -135,6 +155,7 @@ def make_update(
     mode: str,
     steps: int,
     scan: bool,
+    streams: bool = False,
 ) -> Update:
     """The compiled call `(state, data) -> (state, metrics)`: `steps` train steps over all devices.
 
@@ -149,6 +170,7 @@ def make_update(
         `pmap` would copy the state between its local and global form at every call.
       steps: train steps a call.
       scan: a loop on the device; otherwise the steps are unrolled (on CPU, where convolutions in a loop crawl).
+      streams: the data are [devices, steps, …], divided among the devices, instead of replicated.
     """
     share = batch_size // len(devices)
 
@@ -157,11 +179,11 @@ def make_update(
             index = device * share + jnp.arange(share, dtype=jnp.int32)
             return train_step(game, state, deliver(data, state, index))
 
-        return several_steps(one, steps, scan)(state, data)
+        return several_steps(one, steps, scan, streams=streams)(state, data)
 
     numbers = np.arange(len(devices), dtype=np.int32)
     sharded = place(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
-    mapped = map_over_devices(several, devices, mode)
+    mapped = map_over_devices(several, devices, mode, streams)
     return lambda state, data: mapped(state, data, sharded)
 
 
@@ -169,22 +191,32 @@ def map_over_devices(
     function: Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]],
     devices: Sequence[jax.Device],
     mode: str,
+    streams: bool = False,
 ) -> Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]]:
-    """`function(state, data, device number [])` over all devices; state and data replicated, state donated."""
+    """`function(state, data, device number [])` over all devices; the state is replicated and donated.
+
+    Data are replicated too, or, where they are a stream, divided along their first axis.
+    """
     if mode == "pmap" and processes.count() == 1:
         return jax.pmap(
             function,
             axis_name=AXIS,
-            in_axes=(None, None, 0),
+            in_axes=(None, 0 if streams else None, 0),
             out_axes=None,
             donate_argnums=0,
             devices=devices,
         )
     return jax.jit(
         jax.shard_map(
-            lambda state, data, device: function(state, data, device[0]),
+            lambda state, data, device: function(
+                state, jax.tree.map(lambda x: x[0], data) if streams else data, device[0]
+            ),
             mesh=make_mesh(devices),
-            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
+            in_specs=(
+                PartitionSpec(),
+                PartitionSpec(AXIS) if streams else PartitionSpec(),
+                PartitionSpec(AXIS),
+            ),
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         ),
@@ -261,19 +293,28 @@ def make_population_update(
 
 
 def several_steps(
-    one: Callable[[GanState, Tree], tuple[GanState, Metrics]], steps: int, scan: bool
+    one: Callable[[GanState, Tree], tuple[GanState, Metrics]],
+    steps: int,
+    scan: bool,
+    *,
+    streams: bool = False,
 ) -> Callable[[GanState, Tree], tuple[GanState, Metrics]]:
-    """`one` step made `steps` times, with the mean of the metrics; unrolled, or a loop on the device."""
+    """`one` step made `steps` times, with the mean of the metrics; unrolled, or a loop on the device.
+
+    Of data that `streams` each step has its own, along the first axis.
+    """
 
     def several(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+        of_step = (lambda i: jax.tree.map(lambda x: x[i], data)) if streams else lambda i: data
         if steps == 1:
-            return one(state, data)
+            return one(state, of_step(0))
         if scan:
-            state, stacked = jax.lax.scan(lambda s, _: one(s, data), state, None, length=steps)
+            each = lambda s, own: one(s, own if streams else data)
+            state, stacked = jax.lax.scan(each, state, data if streams else None, length=steps)
             return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
         rows = []
-        for _ in range(steps):
-            state, metrics = one(state, data)
+        for i in range(steps):
+            state, metrics = one(state, of_step(i))
             rows.append(metrics)
         return state, jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / steps, *rows)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from ganjax import parallel, processes
 from ganjax.config import flatten
 from ganjax.data import Dataset, load
+from ganjax.data.lazy import LazyImages
+from ganjax.data.stream import Feed, Resident, Share, Stream
 from ganjax.factory import Build, build
 
 PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
@@ -22,7 +24,7 @@ class Setup:
     """A config ready to run on this machine.
 
     Attributes:
-      dataset: the whole data set, on the host.
+      dataset: the whole data set, on the host or, where it streams, on the disk.
       devices: to run on.
       build: networks, step, first state.
       scan: whether several steps of a call are a loop on the device.
@@ -33,10 +35,27 @@ class Setup:
     build: Build
     scan: bool
 
-    def resident_data(self) -> Any:
-        """Images and labels on every device."""
-        data = (self.dataset.images, self.dataset.labels)
-        return parallel.replicate(data, self.devices)
+    def feed(self, config: ConfigDict, steps: int) -> Feed:
+        """The data of the run, for calls of so many steps."""
+        images, labels = self.dataset.images, self.dataset.labels
+        if not isinstance(images, LazyImages):
+            return Resident(parallel.replicate((images, labels), self.devices))
+        count = processes.count()
+        share = Share(
+            config.train.batch_size,
+            config.train.dis_steps,
+            steps,
+            len(self.devices) // count,
+            processes.index(),
+            count,
+        )
+        return Stream(
+            images.reader,
+            share,
+            lambda data: parallel.divide(data, self.devices),
+            labelled=labels is not None,
+            threads=config.data.threads or len(os.sched_getaffinity(0)),
+        )
 
 
 def batch_unit(config: ConfigDict) -> int:
@@ -66,7 +85,7 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       UserError: data, devices or sizes that do not fit, or differ from those of the main process.
     """
     devices = choose_devices(config) if devices is None else devices
-    dataset = load_data(config)
+    dataset = load_data(config, devices)
     if processes.count() > 1:
         given = {
             f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
@@ -80,13 +99,22 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
     )
 
 
-def load_data(config: ConfigDict, *, split: str | None = None, seed: int | None = None) -> Dataset:
+def load_data(
+    config: ConfigDict,
+    devices: Sequence[jax.Device] = (),
+    *,
+    split: str | None = None,
+    seed: int | None = None,
+) -> Dataset:
     """The data set that `config` names; of another split or seed where these are given.
+
+    Whether `data.delivery=auto` takes it into memory depends on that of the `devices`, all of them by default.
 
     Raises:
       UserError: see `ganjax.data.load`.
     """
     options = config.data
+    limits = {"resident": None, "streaming": 0, "auto": parallel.resident_budget(devices or jax.devices())}
     return load(
         options.name,
         path=options.path,
@@ -94,6 +122,8 @@ def load_data(config: ConfigDict, *, split: str | None = None, seed: int | None 
         split=options.split if split is None else split,
         resolution=options.resolution,
         seed=config.seed if seed is None else seed,
+        max_bytes=limits[options.delivery],
+        max_corrupt=options.max_corrupt,
     )
 
 

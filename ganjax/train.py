@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import to_json
+from ganjax.data.stream import Feed
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
+from ganjax.faults import check_faults, faults_of
 from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.options import BY_KEY
 from ganjax.pacing import Clock, steps_per_call
@@ -123,7 +125,8 @@ class Loop:
             self.build.images_per_step,
             twin=None if twin is None else twin.evaluator,
         )
-        self.calls = steps_per_call(config, self.step, setup.scan)
+        # Each step of a call has images of its own in a stream: on the devices there are those of few steps.
+        self.calls = steps_per_call(config, self.step, setup.scan and not setup.dataset.streams)
         self.page = LivePage(folder, enabled=config.log.report and processes.is_main())
         self.pending: list[dict[str, Any]] = []
         self._out_of_time = False
@@ -139,12 +142,13 @@ class Loop:
             mode=self.config.parallel.mode,
             steps=self.calls,
             scan=self.setup.scan,
+            streams=self.setup.dataset.streams,
         )
 
     @functools.cached_property
-    def data(self) -> Any:
+    def feed(self) -> Feed:
         """What the update reads the reals from."""
-        return self.setup.resident_data()
+        return self.setup.feed(self.config, self.calls)
 
     @property
     def ended(self) -> bool:
@@ -246,14 +250,17 @@ class Loop:
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
-        while self.step < until and not self.ended and not self.stop.due():
-            with jax.transfer_guard("disallow"):
-                self.state, metrics = self.update(self.state, self.data)
-            self.step += self.calls
-            self.pending.append(metrics)
-            if len(self.pending) > IN_FLIGHT:  # the host may run ahead by so many calls
-                self.pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
-            self.boundaries(writer)
+        seed = int(jax.device_get(self.state.hyper["seed"]))  # a remedy may have drawn another
+        with self.feed.start(self.step, until, seed) as feed:
+            while self.step < until and not self.ended and not self.stop.due():
+                data = next(feed)
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.update(self.state, data)
+                self.step += self.calls
+                self.pending.append(metrics)
+                if len(self.pending) > IN_FLIGHT:  # the host may run ahead by so many calls
+                    self.pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+                self.boundaries(writer)
 
     def at_boundary(self, step: int) -> bool:
         """Whether anything is due at this step."""
@@ -273,7 +280,7 @@ class Loop:
         if due or last:
             self._log(writer, self.pending)
         if step % config.log.sample_every_steps == 0 or last:
-            self._check_faults()
+            check_faults(self.state, self.folder)
             path = self.folder / "samples" / f"step_{step:08d}.png"
             write_samples(path, self.sampler, self.state.ema, config.log.samples, self.setup.dataset)
             writer.image(step, path)
@@ -299,6 +306,10 @@ class Loop:
             name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")
         }
         images = self.step * self.build.images_per_step
+        if self.feed.streams:  # share of the time that the loop waited for data
+            metrics["data/wait"] = self.feed.waited() / max(
+                self.clock.seconds - self.clock.last_seconds, 1e-9
+            )
         rate = self.clock.rate(self.step) * self.build.images_per_step
         self.last_log = {
             "images": images,
@@ -307,13 +318,13 @@ class Loop:
             **metrics,
         }
         last = self.ended
-        if self.evaluator.due(self.step, last=last) and not self._faults():
+        if self.evaluator.due(self.step, last=last) and not faults_of(self.state):
             self.last_log |= self.evaluator(self.step, self.state)
             self.clock.last_seconds = self.clock.seconds  # not training time
         before = self.watch.verdicts
         self.last_log |= self.watch(self.step, self.state, self.last_log, last=last)
         writer.log(self.step, self.last_log)
-        self._check_faults()
+        check_faults(self.state, self.folder)
         self._tell(writer, before)
         if self.remedies.available:
             bad = processes.from_main([asdict(verdict) for verdict in self.watch.bad[:1]])
@@ -334,25 +345,6 @@ class Loop:
         if before and not self.watch.verdicts:
             writer.message(f"Monitor at step {self.step}: healthy again.")
 
-    def _faults(self) -> dict[str, int]:
-        """The first step at which the loss or gradient of `dis` or `gen` was not finite, where it ever was not."""
-        control = jax.device_get({name: self.state.control[name] for name in ("fault/dis", "fault/gen")})
-        return {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
-
-    def _check_faults(self) -> None:
-        """Raises DivergedError if a loss or gradient was ever not finite."""
-        faults = self._faults()
-        if not faults:
-            return
-        culprit, step = min(faults.items(), key=lambda item: (item[1], item[0]))
-        name = {"dis": "the discriminator", "gen": "the generator"}[culprit]
-        raise DivergedError(
-            f"The run diverged: the loss or gradient of {name} (loss/{culprit}) stopped being finite at step "
-            f"{step}. The state is saved in {self.folder / 'diverged'}; the checkpoints in "
-            f"{self.folder / 'checkpoints'} are older and finite. Try a lower learning rate, spectral normalisation or "
-            "a gradient penalty in a new workdir."
-        )
-
     def leave_diverged(self) -> dict[str, Any]:
         """Keeps the state of a run that diverged, and says so in the summary."""
         with Checkpointer(self.folder / "diverged", keep=1) as saved:
@@ -361,7 +353,7 @@ class Loop:
 
     def save(self, *, block: bool = False) -> None:
         """A checkpoint of this step, unless the run has diverged."""
-        self._check_faults()
+        check_faults(self.state, self.folder)
         self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
         if self.config.monitor.action == ROLLBACK and not self.watch.bad:
             with Checkpointer(self.folder / HEALTHY_FOLDER, keep=KEEP_HEALTHY) as healthy:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from ganjax import cli
 from ganjax import config as configs
 from ganjax.compat import RULES
 from ganjax.monitor import ADVICE
@@ -48,3 +51,22 @@ def test_the_page_of_the_monitor_names_every_verdict_and_action():
     page = (ROOT / "docs" / "monitor.md").read_text()
     assert all(f"| **{name}** |" in page or f"| *{name}* |" in page for name in ADVICE)
     assert all(f"`{choice}`" in page for choice in BY_KEY["monitor.action"].choices)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own_images.md", "docs/monitor.md"])
+def test_the_commands_of_the_pages_are_understood(page, monkeypatch):
+    """Every `ganjax …` of a page: its options exist, its recipe too, and what it sets."""
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    commands = [
+        line.partition("ganjax ")[2].partition("#")[0]
+        for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("ganjax ")
+    ]
+    assert commands
+    for command in commands:
+        rest, overrides = cli.split_overrides(shlex.split(command))
+        arguments = cli.make_parser().parse_args(rest)
+        if arguments.command == "train":
+            configs.resolve(arguments.config, overrides)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ganjax.data import digits, fashion_mnist, folder, mixtures, tfds_source
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
+from ganjax.data.lazy import MAX_CORRUPT
 from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 
@@ -43,8 +44,10 @@ def load(
     split: str = "train",
     resolution: int = 0,
     seed: int = 0,
+    max_bytes: int | None = None,
+    max_corrupt: int = MAX_CORRUPT,
 ) -> Dataset:
-    """Load a dataset into memory.
+    """Load a dataset: into memory, or, where it can stay on the disk and is too large, as a list of what is there.
 
     Args:
         name: one of `DATASETS`, or `NAME[/CONFIG][:VERSION]` of tensorflow-datasets.
@@ -53,6 +56,8 @@ def load(
         split: as the source names them; all have `train`.
         resolution: height and width in pixels, 0 for the data's own; `fit_images` has the rule.
         seed: of the draw of mixtures and stacked digits.
+        max_bytes: larger images of a folder or of TFDS stay on the disk; None takes all into memory.
+        max_corrupt: images of those on the disk that may be passed over because they cannot be decoded.
 
     Raises:
         UserError: an argument is none of what the source allows, or the data cannot be had.
@@ -61,7 +66,16 @@ def load(
         raise UserError(
             f"data.resolution: got {resolution}; expected 0 (the data's own) to {_MAX_RESOLUTION}."
         )
-    request = Request(name, path=path, manual_dir=manual_dir, split=split, resolution=resolution, seed=seed)
+    request = Request(
+        name,
+        path=path,
+        manual_dir=manual_dir,
+        split=split,
+        resolution=resolution,
+        seed=seed,
+        max_bytes=max_bytes,
+        max_corrupt=max_corrupt,
+    )
     if name in DATASETS:
         return DATASETS[name](request)
     return tfds_source.load_tfds(request, DATASETS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ganjax.data.lazy import MAX_CORRUPT, LazyImages, LazyLabels
 from ganjax.errors import UserError, nearest
 
 # A target at most this much larger than the image is reached by a black border, a larger one by resizing.
@@ -17,7 +19,7 @@ PAD_LIMIT = 1.25
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A whole dataset in memory.
+    """A whole dataset, in memory or, where it `streams`, on the disk.
 
     Attributes:
         name: the `data.name` that it was loaded by.
@@ -28,24 +30,33 @@ class Dataset:
         scale: networks see points / scale; 1 for images.
         modes: [K, 2] float32 centres of a mixture, else None.
         std: standard deviation of each mode of a mixture, else None.
+        content: a hash of the content where the source knows one, else empty.
     """
 
     name: str
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: np.ndarray | LazyImages
+    labels: np.ndarray | LazyLabels | None
     num_classes: int
     label_names: tuple[str, ...] = ()
     scale: float = 1.0
     modes: np.ndarray | None = None
     std: float | None = None
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256, in hex, of the bytes of the images and then of the labels."""
+        """`content`, or the sha256, in hex, of the bytes of the images and then of the labels."""
+        if self.content or isinstance(self.images, LazyImages) or isinstance(self.labels, LazyLabels):
+            return self.content
         return content_hash(self.images, self.labels)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the images stay on the disk."""
+        return isinstance(self.images, LazyImages)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,12 @@ class Request:
     split: str = "train"
     resolution: int = 0
     seed: int = 0
+    max_bytes: int | None = None
+    max_corrupt: int = MAX_CORRUPT
+
+    def too_large(self, shape: Sequence[int]) -> bool:
+        """Whether uint8 images of this shape shall stay on the disk."""
+        return self.max_bytes is not None and math.prod(shape) > self.max_bytes
 
 
 def content_hash(images: np.ndarray, labels: np.ndarray | None) -> str:

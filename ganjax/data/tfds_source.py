@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ganjax.data.dataset import Dataset, Request, check_split, content_hash, fit_images
+from ganjax.data.lazy import LazyImages, LazyLabels, Reader
 from ganjax.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -68,9 +70,26 @@ def load_tfds(request: Request, built_in: Iterable[str]) -> Dataset:
 
 
 def read_prepared(folder: Path, request: Request) -> Dataset:
-    """The split `request.split` of the prepared dataset in `folder`; slices such as `train[:1000]` work too."""
+    """The split `request.split` of the prepared dataset in `folder`; slices such as `train[:1000]` work too.
+
+    Raises:
+        UserError: an unknown split, no images, or files that are damaged.
+    """
+    try:
+        return _read_prepared(folder, request)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of metadata, records and images raise on broken files
+        text = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{folder} cannot be read ({type(error).__name__}: {text}). Remove that folder to prepare it anew."
+        ) from error
+
+
+def _read_prepared(folder: Path, request: Request) -> Dataset:
     import tensorflow_datasets as tfds
 
+    _check_classes(json.loads((folder / "features.json").read_text()), folder)
     info = tfds.builder_from_directory(os.fspath(folder)).info
     base = request.split.partition("[")[0]
     if base not in info.splits:
@@ -85,15 +104,95 @@ def read_prepared(folder: Path, request: Request) -> Dataset:
         raise UserError(
             f"data.name: {request.name} has no feature 'image'; it has {', '.join(info.features)}."
         )
-    images, labels = _cached_arrays(folder, info, split, request)
+    lazy = _on_disk(folder, info, split, request)
+    images: np.ndarray | LazyImages
+    labels: np.ndarray | LazyLabels | None
+    if lazy is None:
+        arrays, labels = _cached_arrays(folder, info, split, request)
+        images = fit_images(arrays, request.resolution)
+    else:
+        images, labels = LazyImages(lazy), LazyLabels(lazy) if _labelled(info) else None
     classes = info.features["label"] if labels is not None else None
     return Dataset(
         name=request.name,
-        images=fit_images(images, request.resolution),
+        images=images,
         labels=labels,
+        content=_content(folder, request, lazy),
         num_classes=classes.num_classes if classes else 0,
         label_names=tuple(classes.names) if classes else (),
     )
+
+
+def _check_classes(node: Any, folder: Path) -> None:
+    """Only features of TFDS itself: it imports whatever module the file names, which would run that module's code."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            named = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
+            if named and "." in value and not value.startswith("tensorflow_datasets."):
+                raise UserError(
+                    f"{folder}: features.json names {value!r}; only features of tensorflow_datasets are taken."
+                )
+            _check_classes(value, folder)
+    elif isinstance(node, list):
+        for value in node:
+            _check_classes(value, folder)
+
+
+def _labelled(info: Any) -> bool:
+    return "label" in info.features and hasattr(info.features["label"], "num_classes")
+
+
+def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | None:
+    """A reader of the split where it is larger than `request.max_bytes`, else None.
+
+    Raises:
+        UserError: it is larger and its images differ in size, or it cannot be read in any order.
+    """
+    side, shape = request.resolution, tuple(info.features["image"].shape)
+    size = (split.num_examples, *((side, side, shape[2]) if side else shape))
+    if request.max_bytes is None or not split.num_examples:
+        return None
+    if None in size:
+        if request.max_bytes:
+            return None
+        raise UserError(
+            f"data.resolution: the images of {request.name} may differ in size; data.delivery='streaming' needs the "
+            "resolution to bring them to."
+        )
+    if not request.too_large(size):
+        return None
+    if "array_record" not in split.filepaths[0].name:
+        if request.max_bytes:
+            return None
+        raise UserError(
+            f"data.delivery: {folder} holds TFRecord files, which can only be read in their order; 'streaming' needs "
+            "ArrayRecord files. Use 'resident', or prepare the dataset anew."
+        )
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    source, labelled = ArrayRecordDataSource(split.file_instructions), _labelled(info)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        example = info.features.deserialize_example_np(source[index])
+        return fit_images(example["image"][None], side)[0], int(example["label"]) if labelled else 0
+
+    with (
+        quiet_tfds(),
+        contextlib.suppress(Exception),
+    ):  # says once what it thinks of OpenCV; errors come again
+        _ = info.features.deserialize_example_np(source[0])
+    return Reader(read, size, str(folder), request.max_corrupt)
+
+
+def _content(folder: Path, request: Request, lazy: Reader | None) -> str:
+    """What is known of the content without reading it: for data of `ganjax data prepare`, and for what streams."""
+    what = f"{request.split} {request.resolution} "
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((folder / "ganjax.json").read_text())["pixels_sha256"]
+        return hashlib.sha256(f"{what}{known}".encode()).hexdigest()
+    if lazy is None:
+        return ""
+    return hashlib.sha256(what.encode() + (folder / "dataset_info.json").read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -176,28 +275,20 @@ def _cached_arrays(
     for instruction in split.file_instructions:
         with open(instruction.filename, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
-    cache = (
-        folder.parent / f"ganjax-{folder.name}-{request.split.partition('[')[0]}-{key.hexdigest()[:16]}.npz"
-    )
+    place = folder if (folder / "ganjax.json").is_file() else folder.parent
+    cache = place / f"ganjax-{folder.name}-{request.split.partition('[')[0]}-{key.hexdigest()[:16]}.npz"
     found = _read_cache(cache)
     if found is not None:
         return found
     logger.info("Decoding %d images of %s; this is done once.", split.num_examples, request.name)
-    try:
-        with quiet_tfds():
-            images, labels = _decode(info, split, resolution, request)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the record, protobuf and image readers raise on broken files
-        raise UserError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}). Remove that folder to prepare it anew."
-        ) from error
+    with quiet_tfds():
+        images, labels = _decode(info, split, resolution, request)
     _write_cache(cache, images, labels)
     return images, labels
 
 
 def _decode(info: Any, split: Any, resolution: int, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
-    labelled = "label" in info.features and hasattr(info.features["label"], "num_classes")
+    labelled = _labelled(info)
     images: np.ndarray | None = None
     labels = np.empty(split.num_examples, np.int32)
     for index, record in enumerate(_records(split)):

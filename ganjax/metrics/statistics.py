@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ganjax.data import Dataset
+from ganjax.data.lazy import LazyImages
 from ganjax.errors import UserError
 from ganjax.metrics.features import FeatureNetwork
 from ganjax.metrics.moments import Gaussian, Moments
@@ -85,7 +86,7 @@ def gather(blocks: Iterable[np.ndarray], network: FeatureNetwork) -> Statistics:
     )
 
 
-def in_blocks(images: np.ndarray, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def in_blocks(images: np.ndarray | LazyImages, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """The images, or those at `order`, in blocks."""
     count = len(images) if order is None else len(order)
     for start in range(0, count, BLOCK):

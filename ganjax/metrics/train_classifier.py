@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     # What the rounded weights reach is what counts.
     rounded = unpack(pack(net, variables, metadata), "what was trained")
-    accuracy = float(np.mean(rounded.predict(test.images) == test.labels))
+    accuracy = float(np.mean(rounded.predict(test.images[:]) == test.labels))
     content = pack(net, variables, {**metadata, "accuracy": accuracy})
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

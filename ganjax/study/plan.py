@@ -123,4 +123,5 @@ def _side_by_side(run: RunSpec) -> bool:
     """Whether runs of this kind can share a device: nothing acts on one of them alone, and none asks for more."""
     config = run.config
     acts = config.monitor.action in (RESTART, ROLLBACK)
-    return not acts and not config.train.max_seconds and config.parallel.devices in (0, 1)
+    streams = config.data.delivery == "streaming"
+    return not (acts or streams or config.train.max_seconds) and config.parallel.devices in (0, 1)

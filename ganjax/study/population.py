@@ -208,6 +208,11 @@ def _setup(config: ConfigDict, device: jax.Device, twin: Setup | None) -> Setup:
     if twin is not None and config.data.name not in MIXTURES:
         return dataclasses.replace(twin, build=twin.build.for_config(config))
     dataset = load_data(config)
+    if dataset.streams:
+        raise UserError(
+            f"{dataset.name} is larger than a study keeps in memory; set data.delivery='resident' in its base, or "
+            "'streaming', with which its runs are trained one after another."
+        )
     if twin is not None:
         return dataclasses.replace(twin, dataset=dataset, build=twin.build.for_config(config))
     networks = build(config, dataset, axis_name=None)

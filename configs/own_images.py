@@ -1,0 +1,40 @@
+"""Pictures of one's own at 32×32 or 64×64 on a CPU: MSG, spectral norm in D, hinge loss, two learning rates.
+
+    ganjax data prepare PICTURES --out=data/mine --resolution=64
+    ganjax train --config=configs/own_images.py:resolution=64 --workdir=runs/mine --config.data.path=data/mine
+
+docs/own_images.md goes through it and shows the samples. Arguments: `resolution` (32).
+
+Measured 2026-11-24 with 3,916 emoji on one busy CPU core: 96,000 images of 32×32 in 649 s; 48,000 images of 64×64 in
+1,172 s (69 images a second undisturbed).
+"""
+
+from ganjax.config import default_config, parse_arg
+
+
+def get_config(arg: str = ""):
+    args = parse_arg(arg, resolution=32)
+    config = default_config()
+    config.data.name = "folder"
+    config.data.resolution = args["resolution"]
+    config.data.flip = True
+    config.model.name = "dcgan"
+    config.model.latent_dim = 64
+    config.model.msg = "simple"
+    for net in (config.gen, config.dis):
+        net.width = 16 * 32 // args["resolution"]  # 16 channels at 32 pixels, twice as many at each halving
+        net.max_width = 128
+        net.optimizer.schedule = "cosine"
+    config.gen.norm = "pixel"
+    config.gen.optimizer.learning_rate = 1e-3
+    config.dis.optimizer.learning_rate = 2e-3
+    config.dis.spectral_norm = True
+    config.dis.minibatch_stddev = True
+    config.loss.name = "hinge"
+    config.train.batch_size = 32
+    config.train.steps = 3000 if args["resolution"] <= 32 else 1500
+    config.ema.half_life_kimg = 5.0
+    config.checkpoint.every_steps = 500
+    config.log.every_steps = 50
+    config.log.sample_every_steps = 500
+    return config

@@ -1,0 +1,158 @@
+"""Batches of data that does not fit into memory: decoded in the background, on the devices before they are needed.
+
+What a call gets is a function of (seed, step) alone, and the same that resident data would give: a run restarts from
+its step, with any number of threads, and another delivery goes on with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ganjax.data.lazy import Reader
+from ganjax.data.order import shuffled_indices
+
+ON_DEVICE = 2  # calls whose data are on the devices already: one that is computed next, one on its way
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the data that this process delivers.
+
+    Attributes:
+        batch_size: images of an update over all processes.
+        updates: of D in a step.
+        steps: of a call.
+        devices: of this process; each gets neighbours of the batch.
+        process_index, process_count: which contiguous part of each batch is this process's.
+    """
+
+    batch_size: int
+    updates: int
+    steps: int
+    devices: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def positions(self, step: int) -> np.ndarray:
+        """Places in the endless sequence of images, [devices, steps, updates, images] uint32, of the call at `step`."""
+        own = self.batch_size // self.process_count
+        index = self.process_index * own + np.arange(own).reshape(self.devices, 1, 1, -1)
+        steps = step + np.arange(self.steps).reshape(1, -1, 1, 1)
+        update = np.arange(self.updates).reshape(1, 1, -1, 1)
+        # As the device counts them, in uint32: see `factory.make_delivery`.
+        return (((steps * self.updates + update) * self.batch_size + index) % 2**32).astype(np.uint32)
+
+
+class Feed(Protocol):
+    """Where a loop gets its data from.
+
+    Attributes:
+        streams: whether each call has data of its own.
+    """
+
+    streams: bool
+
+    def waited(self) -> float:
+        """Seconds that the loop has waited for data since the last call or `start`."""
+        ...
+
+    def start(self, step: int, until: int, seed: int) -> AbstractContextManager[Iterator[Any]]:
+        """The data of the calls from `step` to `until` of the run of this seed, as an iterator."""
+        ...
+
+
+class Resident:
+    """The same data, which lie on the devices, for every call."""
+
+    streams = False
+
+    def __init__(self, data: Any) -> None:
+        """data: on the devices."""
+        self.data = data
+
+    def waited(self) -> float:
+        """See `Feed`."""
+        return 0.0
+
+    @contextmanager
+    def start(self, step: int, until: int, seed: int) -> Iterator[Iterator[Any]]:
+        """See `Feed`."""
+        yield itertools.repeat(self.data)
+
+
+class Stream:
+    """Data for one call after the other, in the background."""
+
+    streams = True
+
+    def __init__(
+        self,
+        reader: Reader,
+        share: Share,
+        put: Callable[[Any], Any],
+        *,
+        labelled: bool,
+        threads: int,
+    ) -> None:
+        """put: host arrays [devices, …] → the same on the devices; threads: that decode, each a call at a time."""
+        self._waited = 0.0
+        self._reader, self._share, self._put = reader, share, put
+        self._labelled, self._threads = labelled, threads
+
+    def waited(self) -> float:
+        """See `Feed`."""
+        seconds, self._waited = self._waited, 0.0
+        return seconds
+
+    def load(self, step: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images [devices, steps, updates, n, H, W, C] uint8 and labels of the call at `step`, on the host."""
+        positions = self._share.positions(step)
+        indices = shuffled_indices(positions.reshape(-1), len(self._reader), seed, xp=np)
+        images, labels = self._reader.many(indices)
+        return (
+            images.reshape(*positions.shape, *images.shape[1:]),
+            labels.reshape(positions.shape) if self._labelled else None,
+        )
+
+    @contextmanager
+    def start(self, step: int, until: int, seed: int) -> Iterator[Iterator[Any]]:
+        """Yields an iterator over the data of the calls from `step` to `until`; it ends with the block.
+
+        A `UserError` of the reader comes out of `next`.
+        """
+        import grain
+
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # `quiet_pillow` is not for threads
+        self._waited = 0.0
+        until = max(step, until)
+        read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 1)
+        calls = grain.MapDataset.range(step, until, self._share.steps)
+        on_host = calls.map(lambda first: self.load(int(first), seed)).to_iter_dataset(read)
+        on_device = grain.experimental.ThreadPrefetchIterDataset(
+            on_host.map(self._put), prefetch_buffer_size=ON_DEVICE
+        )
+        iterator = iter(on_device)
+        timed = self._timed(iterator)
+        try:
+            yield timed
+        finally:
+            timed.close()  # or it would keep the iterator to the end of the process, where Grain fails to close it
+            iterator.close()
+
+    def _timed(self, iterator: Iterator[Any]) -> Generator[Any, None, None]:
+        while True:
+            start = time.perf_counter()
+            try:
+                data = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield data

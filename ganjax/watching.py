@@ -26,6 +26,9 @@ HELD_OUT = {
     ("stacked_digits", "fit"): "test",
 }
 REFERENCE_IMAGES = 4096  # of which the reference is made
+JUDGED = (
+    0.25  # share of the fixed batch that D judges: its passes over reals, fakes and held-out reals cost most
+)
 
 
 def make_watch(config: ConfigDict, setup: Setup, rows: Iterable[Row], earlier: Watch | None = None) -> Watch:
@@ -56,9 +59,10 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
     order = rng.permutation(len(dataset))
     unit = len(setup.devices) * math.lcm(batch_unit(config), config.dis.packing * compared_together(config))
     wanted = max(config.monitor.samples // unit, 1) * unit
+    judged = max(round(JUDGED * wanted) // unit, 1) * unit
     chosen = np.resize(order, wanted)  # a small data set is gone round again
     heldout = held_out(config)
-    drawn = None if heldout is None else rng.integers(0, len(heldout), wanted)
+    drawn = None if heldout is None else rng.integers(0, len(heldout), judged)
 
     def pyramid(images: np.ndarray, scale: float) -> tuple[np.ndarray, ...]:
         x = to_float(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images / scale)
@@ -67,7 +71,8 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
     return Probe(
         build.game,
         setup.devices,
-        pyramid(dataset.images[chosen], dataset.scale),
+        wanted,
+        pyramid(dataset.images[chosen[:judged]], dataset.scale),
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
         reference_of(dataset, order),

@@ -26,9 +26,10 @@ class Probe:
     Args:
       game: of the run; its step is not called.
       devices: of the run.
-      reals: images of the data as D takes them, lowest resolution first, [N, ...] float32, N a multiple of the
-        devices, of the packing and of the group that D compares.
-      labels: [N] int32 of the reals, and of the fakes in their places; None without.
+      samples: N, how many G makes; at least as many as there are reals, and a multiple of the devices.
+      reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
+        devices, of the packing and of the group that D compares. D judges as many fakes: its passes cost most.
+      labels: [N] int32 of the fakes, the first J those of the reals; None without.
       heldout: as `reals`, images that D was never shown; None where the data has none.
       reference: of the data.
       similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
@@ -38,6 +39,7 @@ class Probe:
         self,
         game: Game,
         devices: Sequence[jax.Device],
+        samples: int,
         reals: tuple[np.ndarray, ...],
         labels: np.ndarray | None,
         heldout: tuple[np.ndarray, ...] | None,
@@ -45,10 +47,14 @@ class Probe:
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
         self._game, self._reference, self._similarity = game, reference, similarity
-        count = len(devices)
-        index = np.arange(len(reals[0]), dtype=np.int32)
-        fixed = (reals, labels, heldout, index)
-        self._fixed = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), fixed)
+        judged = len(reals[0])
+
+        def share(x: np.ndarray) -> np.ndarray:
+            """[devices, n, ...] of [N, ...]: on each device first its share of those that D judges."""
+            parts = [part.reshape(len(devices), -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
+            return np.concatenate(parts, axis=1)
+
+        self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(samples, dtype=np.int32)))
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
         self._call = jax.pmap(
             self._measure, axis_name=game.axis_name or "devices", in_axes=(None, 0), devices=devices
@@ -62,6 +68,8 @@ class Probe:
         key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), PROBE)
         keys = fold_each(key, index)
         fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
+        judged = len(reals[0])
+        keys, labels = keys[:judged], None if labels is None else labels[:judged]
 
         def logits(images: Images, purpose: int) -> jax.Array:
             seen = pack(game.transform(purpose_keys(keys, purpose), images, state), game.packing)
@@ -72,7 +80,7 @@ class Probe:
             found = logits(images, 2)
             return jnp.sum(found), found
 
-        gradients, fake = jax.grad(of_fakes, has_aux=True)(fakes)
+        gradients, fake = jax.grad(of_fakes, has_aux=True)(tuple(x[:judged] for x in fakes))
         result = {
             "fakes": pooled(fakes[-1]),
             "fake": fake,

@@ -6,7 +6,7 @@ On the grid mixture and on stacked digits, with their recipes shortened. Whether
 monitor: by the modes that its samples cover, and their quality (grid) or the KL divergence of their classes (digits).
 A verdict counts if it was given at any log line, so an alarm that came and went in a healthy run is a false one. What
 failed is run again with monitor.action=restart_lower_lr, but for the identical latents, which no rate can mend. A run
-that has its result is not repeated.
+that has its result is not repeated; the verdicts are those that the present rules give on the rows it logged.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
     from ganjax.checkpoint import Checkpointer
     from ganjax.errors import DivergedError
     from ganjax.evaluate import Judge
-    from ganjax.monitor import read_rows
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
     from ganjax.train import Loop
@@ -100,10 +99,7 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
             loop.run()
         except DivergedError:
             diverged = True
-    rows = read_rows(folder / "metrics.jsonl")
-    seen = sorted({name for row in rows for name in row.get("verdict", "").split(", ")} - {"", "healthy"})
-    result: dict[str, Any] = {"seen": seen, "last": rows[-1].get("verdict", ""), "diverged": diverged}
-    result["remedies"] = len(loop.remedies.taken)
+    result: dict[str, Any] = {"diverged": diverged, "remedies": len(loop.remedies.taken)}
     variables = loop.state.gen.variables
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(variables["params"]))
     if diverged or same or not finite:  # one latent vector makes one sample: nothing to measure
@@ -136,7 +132,19 @@ def run(data: str, failure: str, seed: int, action: str, workdir: Path) -> dict[
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not result.exists():
             sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return dict(json.loads(result.read_text()))
+    return {**json.loads(result.read_text()), **verdicts_in(workdir / name, STEPS[data])}
+
+
+def verdicts_in(folder: Path, steps: int) -> dict[str, Any]:
+    """The verdicts at any log line of a run, `seen`, and at its `last`, as the monitor's rules are now."""
+    from ganjax.monitor import judge_rows, read_rows
+
+    rows = read_rows(folder / "metrics.jsonl")
+    given = [
+        {verdict.name for verdict in judge_rows(rows[: i + 1], steps) if verdict.severity == "bad"}
+        for i in range(len(rows))
+    ]
+    return {"seen": sorted(set().union(*given)), "last": sorted(given[-1])}
 
 
 def one(workdir: Path, data: str, failure: str, seed: str, action: str) -> None:
@@ -149,27 +157,31 @@ def one(workdir: Path, data: str, failure: str, seed: str, action: str) -> None:
 def tell(results: dict[tuple[str, str, int], dict[str, Any]], restarted: dict[Any, dict[str, Any]]) -> None:
     """The table, and the three shares."""
     print(
-        "| data | forced | runs that fail | of them with the right verdict | verdicts | others with a collapse alarm |"
+        "| data | forced | runs that fail | with the right verdict | … and at their end | verdicts | others with a "
+        "collapse alarm |"
     )
-    print("|---|---|---|---|---|---|")
-    right = wrong = failing = healthy = 0
+    print("|---|---|---|---|---|---|---|")
+    right = ended = wrong = failing = healthy = 0
     for data, failure in dict.fromkeys((data, failure) for data, failure, _ in results):
         rows = [row for key, row in results.items() if key[:2] == (data, failure)]
         failed = [row for row in rows if row["failed"]]
         well = [row for row in rows if not row["failed"]]
-        seen = [
-            RIGHT[failure] & {*row["seen"], *(["divergence"] if row["diverged"] else [])} for row in failed
-        ]
+        also = [{"divergence"} if row["diverged"] else set() for row in failed]
+        seen = sum(
+            bool(RIGHT[failure] & ({*row["seen"]} | more)) for row, more in zip(failed, also, strict=True)
+        )
+        last = sum(
+            bool(RIGHT[failure] & ({*row["last"]} | more)) for row, more in zip(failed, also, strict=True)
+        )
         alarms = [row for row in well if COLLAPSE & set(row["seen"])]
         names = ", ".join(sorted({name for row in rows for name in row["seen"]})) or "healthy"
-        counts = (
-            f"{len(failed)} of {len(rows)} | {sum(map(bool, seen))} | {names} | {len(alarms)} of {len(well)}"
-        )
+        counts = f"{len(failed)} of {len(rows)} | {seen} | {last} | {names} | {len(alarms)} of {len(well)}"
         print(f"| {data} | {failure} | {counts} |")
-        failing, right = failing + len(failed), right + sum(map(bool, seen))
+        failing, right, ended = failing + len(failed), right + seen, ended + last
         healthy, wrong = healthy + len(well), wrong + len(alarms)
     print(
-        f"\nRight verdict in {right} of {failing} failing runs; a collapse alarm in {wrong} of {healthy} healthy ones."
+        f"\nRight verdict in {right} of {failing} failing runs, in {ended} at their end too; a collapse alarm in "
+        f"{wrong} of {healthy} healthy ones."
     )
     for failure in dict.fromkeys(failure for _, failure, _ in restarted):
         rows = [row for key, row in restarted.items() if key[1] == failure]

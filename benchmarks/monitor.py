@@ -3,20 +3,37 @@
     python benchmarks/monitor.py --config=configs/quickstart.py --steps=200 --repeats=7
 
 Without it there is no fixed batch, no verdict and no ratio of update to weights in the step. The log lines and the
-measurements come as often as the recipe says. Prints a line and one JSON line.
+measurements come as often as the recipe says. Seconds of the clock and of the processor (all cores together: what
+other programs hardly change), and of one measurement. Prints a line and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ganjax import config as configs
+
+
+class Unwatched:
+    """Stands for the monitor, and does nothing."""
+
+    verdicts: tuple[()] = ()
+    bad: tuple[()] = ()
+
+    def __call__(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return {}
+
+
+def now() -> np.ndarray:
+    """[2]: seconds of the clock, and of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def main() -> None:
@@ -26,6 +43,9 @@ def main() -> None:
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--steps", type=int, default=200, help="of each turn; a multiple of the log interval")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the config"
+    )
     arguments = parser.parse_args()
     total = arguments.steps * (arguments.repeats + 1)
     options = {
@@ -34,7 +54,8 @@ def main() -> None:
         "checkpoint.every_steps": 10 * total,
         "log.tensorboard": False,
     }
-    config = configs.resolve(arguments.config, [(key, str(value)) for key, value in options.items()])
+    changes = [(key, str(value)) for key, value in options.items()]
+    config = configs.resolve(arguments.config, [*changes, *(tuple(x.split("=", 1)) for x in arguments.set)])
     import jax.numpy as jnp
 
     from ganjax import step
@@ -44,20 +65,20 @@ def main() -> None:
     from ganjax.train import Loop
     from ganjax.writers import RunWriter
 
-    ratio = step.relative_change
+    ratio, samples = step.relative_change, config.monitor.samples
 
     def loop_in(folder: Path, checkpoints: Checkpointer, *, watched: bool) -> Any:
         """A loop that has compiled its step and its probe."""
-        config.monitor.samples = 256 if watched else 0
+        config.monitor.samples = samples if watched else 0
         step.relative_change = ratio if watched else lambda old, new: jnp.zeros(())
         loop = Loop(config, prepare(config), folder, checkpoints, StopSignals())
         if not watched:
-            loop.watch.due = lambda step, last: False  # type: ignore[method-assign]
+            loop.watch = Unwatched()  # type: ignore[assignment]
         with RunWriter(folder / "first", total_steps=total, start_step=0) as writer:
             loop.advance(writer, until=arguments.steps)
         return loop
 
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    seconds: dict[bool, list[np.ndarray]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
@@ -68,21 +89,30 @@ def main() -> None:
             for i in range(arguments.repeats):
                 for watched in (True, False) if i % 2 else (False, True):
                     loop = loops[watched]
-                    start = time.perf_counter()
+                    start = now()
                     loop.advance(writer, until=loop.step + arguments.steps)
                     loop.state.step.block_until_ready()
-                    seconds[watched].append((time.perf_counter() - start) / arguments.steps)
-    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+                    seconds[watched].append(1000 * (now() - start) / arguments.steps)
+            watched_loop, probes = loops[True], []
+            for _ in range(5):
+                start = now()
+                watched_loop.watch.probe(watched_loop.state)
+                probes.append(1000 * (now() - start))
+    with_, without = np.array(seconds[True]), np.array(seconds[False])  # [repeats, 2] in milliseconds a step
+    ratios = with_ / without
     row = {
         "config": arguments.config,
         "log_every": config.log.every_steps,
-        "with_ms": 1000 * statistics.median(seconds[True]),
-        "without_ms": 1000 * statistics.median(seconds[False]),
-        "ratio": statistics.median(ratios),
-        "ratio_spread": [min(ratios), max(ratios)],
+        "probe_ms": [round(float(x), 1) for x in np.median(probes, axis=0)],
+        "with_ms": round(float(np.median(with_[:, 0])), 3),
+        "without_ms": round(float(np.median(without[:, 0])), 3),
+        "ratio": round(float(np.median(ratios[:, 0])), 4),
+        "ratio_spread": [round(float(f(ratios[:, 0])), 4) for f in (min, max)],
+        "ratio_processor": round(float(np.median(ratios[:, 1])), 4),
+        "ratio_processor_spread": [round(float(f(ratios[:, 1])), 4) for f in (min, max)],
     }
     times = f"{row['without_ms']:.2f} ms a step without the monitor, {row['with_ms']:.2f} with it"
-    print(f"{times}, median ratio {row['ratio']:.3f}")
+    print(f"{times}, median ratio {row['ratio']:.3f}, of processor time {row['ratio_processor']:.3f}")
     print(json.dumps(row))
 
 

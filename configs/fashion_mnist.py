@@ -7,7 +7,8 @@ Arguments: none.
 
 Measured 2026-11-24 on 2 CPU cores: 112,000 images in 523 s, compilation included. In-domain FID of 5,000 samples 130.7
 (95 % interval 127.7 to 133.7; real against real .69), by `ganjax evaluate --metrics=fid --samples=5000`; 1,500
-steps of 64 images gave 212.5.
+steps of 64 images gave 212.5. Another run, on one device of one core, ended at 145.5 (142.5 to 148.4): the interval is
+that of the samples, and runs differ by more.
 """
 
 from ganjax.config import default_config, parse_arg

@@ -2,7 +2,8 @@
 
 The run needs evaluations, for example
     ganjax train --config=configs/fashion_mnist.py --workdir=RUN --config.eval.every_kimg=8 --config.eval.samples=5000
-Prints the rank correlation of each loss with FID.
+Prints the rank correlation of each loss with FID, and the two evaluations with nearly equal losses whose FIDs are
+furthest apart; the legend has them too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,18 @@ from scipy.stats import spearmanr
 PICTURE = Path(__file__).resolve().parent / "images" / "lesson2.png"
 COLOURS = {"loss/dis": "#c8453a", "loss/gen": "#2f6fb0"}
 NAMES = {"loss/dis": "D's loss", "loss/gen": "G's loss"}
+EQUAL = 0.02  # losses that differ by no more than this share count as one
+
+
+def equal_losses(losses: np.ndarray, fids: np.ndarray) -> tuple[int, int]:
+    """The pair of evaluations with equal losses [N] whose FIDs [N] have the largest ratio; (0, 0) without one."""
+    pairs = [
+        (i, j)
+        for i in range(len(losses))
+        for j in range(len(losses))
+        if abs(losses[i] - losses[j]) <= EQUAL * abs(losses[j]) and fids[i] > fids[j]
+    ]
+    return max(pairs, key=lambda pair: fids[pair[0]] / fids[pair[1]], default=(0, 0))
 
 
 def main() -> None:
@@ -39,17 +52,21 @@ def main() -> None:
         kimg, values, yerr=[values - low, high - values], fmt="o-", color="#333333", ms=3, capsize=2
     )
     above.set_ylabel("in-domain FID\n(95 % interval)")
-    above.set_yscale("log")
-    above.set_title("What gets better is seen in the samples …", loc="left", fontsize=11)
+    above.set_ylim(bottom=0)
+    above.set_title("That the samples get better is seen in FID …", loc="left", fontsize=11)
+    at = {row["step"]: row for row in rows}
     for name, colour in COLOURS.items():
-        below.plot(
-            [row["images"] / 1000 for row in rows],
-            [row[name] for row in rows],
-            color=colour,
-            lw=1,
-            label=NAMES[name],
+        losses = np.array([at[int(step)][name] for step in steps])
+        pair = list(equal_losses(losses, values))
+        fid = " and ".join(f"{values[i]:.0f}" for i in pair)
+        kimgs, both = [row["images"] / 1000 for row in rows], [row[name] for row in rows]
+        below.plot(kimgs, both, color=colour, lw=1, label=f"{NAMES[name]}; circles: equal, at FIDs of {fid}")
+        below.plot([kimg[i] for i in pair], losses[pair], "o", color=colour, mfc="white", ms=6)
+        rank = spearmanr(losses, values).statistic
+        print(
+            f"{NAMES[name]}: rank correlation with FID {rank:+.2f} over {len(values)} evaluations; {losses[pair]}"
         )
-    below.set_title("… and not in the losses", loc="left", fontsize=11)
+    below.set_title("… and how far they are is not seen in the losses", loc="left", fontsize=11)
     below.set_ylabel("loss")
     below.set_xlabel("thousand images that D was shown")
     below.legend(frameon=False)
@@ -57,10 +74,6 @@ def main() -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     figure.savefig(PICTURE, dpi=110)
-    at = {row["step"]: row for row in rows}
-    for name in COLOURS:
-        rank = spearmanr([at[int(step)][name] for step in steps], values).statistic
-        print(f"{NAMES[name]}: rank correlation with FID {rank:+.2f} over {len(values)} evaluations")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ HELD_OUT = {
     ("stacked_digits", "fit"): "test",
 }
 REFERENCE_IMAGES = 4096  # of which the reference is made
+JUDGED = 0.25  # share of the fixed batch that D judges: its passes cost most
 
 
 def make_watch(
@@ -66,16 +67,17 @@ def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> P
     order = rng.permutation(len(dataset))
     unit = len(setup.devices) * math.lcm(batch_unit(config), config.dis.packing * compared_together(config))
     wanted = max(config.monitor.samples // unit, 1) * unit
+    judged = max(round(JUDGED * wanted) // unit, 1) * unit
     chosen = np.resize(order, wanted)  # a small data set is gone round again
     heldout = held_out(config)
-    drawn = None if heldout is None else rng.integers(0, len(heldout), wanted)
+    drawn = None if heldout is None else rng.integers(0, len(heldout), judged)
 
     def pyramid(images: np.ndarray, scale: float) -> tuple[np.ndarray, ...]:
         x = to_float(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images / scale)
         return tuple(np.asarray(level) for level in jax.device_get(at_sides(x, build.sides)))
 
     data = (
-        pyramid(dataset.images[chosen], dataset.scale),
+        pyramid(dataset.images[chosen[:judged]], dataset.scale),
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
         reference_of(dataset, order),
@@ -83,7 +85,7 @@ def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> P
     if twin is not None:
         return twin.with_data(*data)
     spread = functools.partial(parallel.map_shares, devices=setup.devices)
-    return Probe(build.game, spread, *data, similarity_of(dataset))
+    return Probe(build.game, spread, len(setup.devices), wanted, *data, similarity_of(dataset))
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small import points_config, small_config, small_dataset
 
-from ganjax import parallel
+from ganjax import parallel, watching
 from ganjax.data import load
 from ganjax.factory import build
 from ganjax.monitor import HEALTHY, Reference, Watch, features_of, judge_rows, read_rows
@@ -117,6 +117,17 @@ def test_signals_of_images(options: dict[str, Any]) -> None:
     assert 0 <= found["monitor/ms_ssim"] <= 1 and 0 <= found["monitor/separation"] <= 1
     sigmas = {name for name in found if name.startswith("sigma/dis/")}
     assert "sigma/dis/log_product" in sigmas and len(sigmas) > 2
+
+
+def test_d_judges_a_share_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signals of G are those of all samples, whatever share of them D judges; D's are those of its share."""
+    quarter = probed(points_config(monitor__samples=64))
+    monkeypatch.setattr(watching, "JUDGED", 1.0)
+    whole = probed(points_config(monitor__samples=64))
+    assert quarter.keys() == whole.keys()
+    for name in ("coverage", "diversity", "quality"):
+        assert quarter[f"monitor/{name}"] == pytest.approx(whole[f"monitor/{name}"], rel=1e-5)
+    assert quarter["monitor/real"] != whole["monitor/real"]
 
 
 def test_signals_are_the_same_on_two_devices() -> None:
@@ -233,6 +244,18 @@ def test_a_generator_that_stays_collapsed_from_the_start_is_named_early() -> Non
     rows = rows_of([BAD["mode collapse"]] * 40)
     first = next(n for n in range(1, 41) if names(rows[:n]))
     assert first <= 12 and names(rows[:first]) == ["mode collapse"]
+
+
+def test_a_rise_late_in_the_run_is_no_excuse() -> None:
+    rows = rows_of([{"monitor/coverage": i / 100, "monitor/diversity": i / 100} for i in range(1, 29)])
+    assert names(rows, total=400) == [] and names(rows, total=300) == ["mode collapse"]
+
+
+def test_scattered_samples_that_gather_have_not_lost_a_part() -> None:
+    """They reach all of the data by chance, and less on the way to it."""
+    early = rows_of([{"monitor/quality": 0.0}] * 4 + [{"monitor/coverage": 0.6}] * 6)
+    assert all(names(early[:n]) == [] for n in range(1, 11))
+    assert names(rows_of([{}] * 10 + [{"monitor/coverage": 0.6}] * 6)) == ["partial collapse"]
 
 
 def test_a_loss_that_jumps_while_the_samples_stay_is_harmless() -> None:

@@ -29,9 +29,11 @@ class Probe:
       game: of the run; its step is not called.
       spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
         host arrays in and out (`ganjax.parallel.map_shares`).
-      reals: images of the data as D takes them, lowest resolution first, [N, ...] float32, N a multiple of the
-        devices, of the packing and of the group that D compares.
-      labels: [N] int32 of the reals, and of the fakes in their places; None without.
+      devices: that it spreads over.
+      samples: N, how many G makes; at least as many as there are reals, and a multiple of the devices.
+      reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
+        devices, of the packing and of the group that D compares. D judges as many fakes: its passes cost most.
+      labels: [N] int32 of the fakes, the first J those of the reals; None without.
       heldout: as `reals`, images that D was never shown; None where the data has none.
       reference: of the data.
       similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
@@ -41,6 +43,8 @@ class Probe:
         self,
         game: Game,
         spread: Callable[[Spread], Spread],
+        devices: int,
+        samples: int,
         reals: tuple[np.ndarray, ...],
         labels: np.ndarray | None,
         heldout: tuple[np.ndarray, ...] | None,
@@ -48,14 +52,21 @@ class Probe:
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
         self._game, self._similarity = game, similarity
+        self._devices, self._samples = devices, samples
         self._set(reals, labels, heldout, reference)
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
         self._call = spread(self._measure)
         self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
 
     def _set(self, reals: Tree, labels: Tree, heldout: Tree, reference: Reference) -> None:
-        index = np.arange(len(reals[0]), dtype=np.int32)
-        self._fixed = (reals, labels, heldout, index)
+        judged = len(reals[0])
+
+        def share(x: np.ndarray) -> np.ndarray:
+            """The rows of each device together, and first among them its share of those that D judges."""
+            parts = [part.reshape(self._devices, -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
+            return np.concatenate(parts, axis=1).reshape(x.shape)
+
+        self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(self._samples, dtype=np.int32)))
         self._reference = reference
 
     def with_data(
@@ -77,6 +88,8 @@ class Probe:
         key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), PROBE)
         keys = fold_each(key, index)
         fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
+        judged = len(reals[0])
+        keys, labels = keys[:judged], None if labels is None else labels[:judged]
 
         def logits(images: Images, purpose: int) -> jax.Array:
             seen = pack(game.transform(purpose_keys(keys, purpose), images, state), game.packing)
@@ -87,7 +100,7 @@ class Probe:
             found = logits(images, 2)
             return jnp.sum(found), found
 
-        gradients, fake = jax.grad(of_fakes, has_aux=True)(fakes)
+        gradients, fake = jax.grad(of_fakes, has_aux=True)(tuple(x[:judged] for x in fakes))
         result = {
             "fakes": pooled(fakes[-1]),
             "fake": fake,

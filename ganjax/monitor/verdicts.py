@@ -17,8 +17,10 @@ HEALTHY = "healthy"
 FINE = frozenset({HEALTHY, "harmless oscillation", "still learning"})  # nothing to be done about
 SUSTAINED, WINDOW = 3, 4  # a sign counts once it was there in so many of the last rows: one row is a flicker
 WARM_UP = 0.1  # share of the run before which G has not had the time to spread
-LEARNING = 0.3  # share of the run in which a coverage that no longer rises may still be a G that learns
-LATE = 0.75  # share of the run by which samples should lie on the data
+LEARNING = 0.3  # share of the run in which a part of the data may be missing because G still learns
+LATE = (
+    0.75  # share of the run by which samples should lie on the data, and no rise excuses a collapse any more
+)
 RISE = 0.05  # what counts as still getting better over the last quarter of the rows
 
 COLLAPSED = 0.3  # diversity or coverage below which nearly all is lost
@@ -143,6 +145,10 @@ class History:
         """Without the last `count` rows."""
         return History(self.rows[: len(self.rows) - count], self.total_steps)
 
+    def spreading(self, *names: str) -> bool:
+        """Whether all of these numbers still rise, and the run is not so far on that this comes too late."""
+        return self.share() < LATE and all(self.rising(name) for name in names)
+
     def rising(self, name: str) -> bool:
         """Whether the mean of the last rows is above that of the rows a quarter of the run earlier."""
         values = self.values(name)
@@ -190,15 +196,18 @@ def mode_collapse(h: History) -> str | None:
     coverage, diversity = row["monitor/coverage"], row["monitor/diversity"]
     if min(coverage, diversity) >= COLLAPSED:
         return None
-    if h.rising("monitor/coverage") and h.rising("monitor/diversity"):
+    if h.spreading("monitor/coverage", "monitor/diversity"):
         return None
     return f"samples have {diversity:.0%} of the data's variety and reach {coverage:.0%} of it"
 
 
 def partial_collapse(h: History) -> str | None:
-    """A part of the data that stays out of reach, or that was lost again."""
+    """A part of the data that stays out of reach, or that was lost again.
+
+    A G that begins with samples scattered off the data covers all of it by chance, and less while they gather.
+    """
     row = h.rows[-1]
-    if h.share() < WARM_UP or "monitor/coverage" not in row:
+    if h.share() < LEARNING or "monitor/coverage" not in row:
         return None
     coverage = row["monitor/coverage"]
     best = max(h.values("monitor/coverage"))
@@ -206,8 +215,8 @@ def partial_collapse(h: History) -> str | None:
         return None
     if best - coverage >= FALL and best >= PARTIAL:
         return f"samples reach {coverage:.0%} of the data, and reached {best:.0%} before"
-    if h.share() >= LEARNING and not h.rising("monitor/coverage"):
-        return f"samples reach {coverage:.0%} of the data, which no longer rises"
+    if not h.spreading("monitor/coverage"):
+        return f"samples reach {coverage:.0%} of the data after {h.share():.0%} of the run"
     return None
 
 

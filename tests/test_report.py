@@ -281,7 +281,6 @@ def test_long_run_loads_in_two_seconds(browser: Any, long_run: Path) -> None:
     with Visit(browser, long_run / "report.html", "desktop", "light") as visit:
         session = visit.context.new_cdp_session(visit.page)
         session.send("Performance.enable")
-        visit.page.reload(wait_until="load")
         found = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
         visit.see_all()
         visit.check()

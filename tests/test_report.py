@@ -277,13 +277,14 @@ def test_run_page_in_a_browser(browser: Any, going_on: Path, width: str, theme: 
 
 @needs_browser
 def test_long_run_loads_in_two_seconds(browser: Any, long_run: Path) -> None:
-    times: list[float] = []
-    while len(times) < 5 and min(times, default=9) >= 2:  # the machine may be busy with other tests
-        with Visit(browser, long_run / "report.html", "desktop", "light") as visit:
-            visit.until("performance.getEntriesByType('navigation')[0].duration > 0")
-            times.append(visit.page.evaluate("performance.getEntriesByType('navigation')[0].duration / 1000"))
-            visit.check()
-    assert min(times) < 2, times
+    """Two seconds of the page's process: the wall says as much on a machine that runs nothing else beside it."""
+    with Visit(browser, long_run / "report.html", "desktop", "light") as visit:
+        session = visit.context.new_cdp_session(visit.page)
+        session.send("Performance.enable")
+        found = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+        visit.see_all()
+        visit.check()
+    assert 0 < found["ProcessTime"] < 2, found
 
 
 @needs_browser

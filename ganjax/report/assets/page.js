@@ -39,7 +39,7 @@ function draw(id) {
   const { traces, layout: extra } = make();
   const full = layout(extra);
   const box = $(id);
-  if (full.height) box.style.height = `${full.height}px`;
+  if (full.height) { box.style.height = `${full.height}px`; box.style.minHeight = '0'; }
   return Plotly.react(box, traces, full, {
     responsive: true, displaylogo: false, displayModeBar: narrow() ? false : 'hover',
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],

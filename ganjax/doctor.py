@@ -10,7 +10,7 @@ from typing import Any
 
 from ganjax.config import from_workdir
 from ganjax.errors import UserError
-from ganjax.monitor import HEALTHY, Verdict, judge_rows, read_rows
+from ganjax.monitor import HEALTHY, Verdict, judge_rows, read_rows, stretches
 from ganjax.monitor.verdicts import Row
 from ganjax.remedies import FILE, Remedy, read_remedies
 
@@ -90,7 +90,7 @@ def examine(workdir: Path) -> Findings:
         step=step,
         total_steps=total,
         verdicts=judge_rows(rows, total),
-        history=_stretches(rows),
+        history=[(part.first, part.last, part.verdict) for part in stretches(rows)],
         signals={name: value for name in SIGNALS if (value := _last(rows, name)) is not None},
         remedies=read_remedies(workdir / FILE),
         measured=any("monitor/coverage" in row for row in rows),
@@ -104,19 +104,6 @@ def _state(workdir: Path, step: int) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "running or killed"
     return str(reason)
-
-
-def _stretches(rows: list[Row]) -> list[tuple[int, int, str]]:
-    found: list[tuple[int, int, str]] = []
-    for row in rows:
-        verdict, step = row.get("verdict"), int(row["step"])
-        if not isinstance(verdict, str):
-            continue
-        if found and found[-1][2] == verdict:
-            found[-1] = (found[-1][0], step, verdict)
-        else:
-            found.append((step, step, verdict))
-    return found
 
 
 def _last(rows: list[Row], name: str) -> float | None:

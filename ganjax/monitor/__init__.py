@@ -3,17 +3,19 @@
 from ganjax.monitor.probe import Probe
 from ganjax.monitor.reference import Reference, features_of
 from ganjax.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
-from ganjax.monitor.watch import Watch, read_rows, shown
+from ganjax.monitor.watch import Stretch, Watch, read_rows, shown, stretches
 
 __all__ = [
     "ADVICE",
     "HEALTHY",
     "Probe",
     "Reference",
+    "Stretch",
     "Verdict",
     "Watch",
     "features_of",
     "judge_rows",
     "read_rows",
     "shown",
+    "stretches",
 ]

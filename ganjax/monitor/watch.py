@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,29 @@ class Watch:
         """Whether D told nearly all fakes from reals in most of the last measurements."""
         values = [row["monitor/separation"] for row in self.rows if "monitor/separation" in row][-RECENT:]
         return bool(values) and statistics.median(values) > AHEAD
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Log lines in a row with the same verdict: steps from `first` to `last`."""
+
+    first: int
+    last: int
+    verdict: str
+
+
+def stretches(rows: Sequence[Row]) -> list[Stretch]:
+    """The verdicts of log lines, joined where they follow each other."""
+    found: list[Stretch] = []
+    for row in rows:
+        verdict, step = row.get("verdict"), int(row["step"])
+        if not isinstance(verdict, str):
+            continue
+        if found and found[-1].verdict == verdict:
+            found[-1] = Stretch(found[-1].first, step, verdict)
+        else:
+            found.append(Stretch(step, step, verdict))
+    return found
 
 
 def shown(verdicts: Iterable[Verdict]) -> str:

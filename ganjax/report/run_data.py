@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ganjax.errors import UserError
-from ganjax.monitor import HEALTHY, Verdict, judge_rows, read_rows
+from ganjax.monitor import HEALTHY, Stretch, Verdict, judge_rows, read_rows, stretches
 from ganjax.monitor.verdicts import Row
 from ganjax.options import BY_KEY
 from ganjax.workdir import flatten_config
@@ -24,15 +24,6 @@ ALL_POINTS, MOST_POINTS = 60_000, 1000  # of all curves, and of one
 _GRID = re.compile(r"step_(\d+)\.png")
 
 Series = dict[str, dict[str, list[Any]]]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Log lines in a row with the same verdict: steps from `first` to `last`."""
-
-    first: int
-    last: int
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -188,20 +179,6 @@ def _number(value: Any) -> float | None:
     """A finite number, or None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain and math.isfinite(value) else None
-
-
-def stretches(rows: Sequence[Row]) -> list[Stretch]:
-    """The verdicts of log lines, joined where they follow each other."""
-    found: list[Stretch] = []
-    for row in rows:
-        verdict, step = row.get("verdict"), int(row["step"])
-        if not isinstance(verdict, str):
-            continue
-        if found and found[-1].verdict == verdict:
-            found[-1] = Stretch(found[-1].first, step, verdict)
-        else:
-            found.append(Stretch(step, step, verdict))
-    return found
 
 
 def series_of(rows: Sequence[Row], *, points: int = ALL_POINTS) -> Series:

@@ -28,7 +28,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("gen.width=8", "dis.width=8", "train.batch_size=32", "train.steps=200", "parallel.devices=2")
-PEER_TIMEOUT, PATIENCE = 10, 50  # seconds
+PEER_TIMEOUT, PATIENCE = 20, 100  # seconds
 LOST = (4, -signal.SIGABRT)  # exit codes of a process whose peer died: ours, and that of JAX
 OFTEN = ("checkpoint.every_steps=5", "log.every_steps=5", "log.sample_every_steps=50")
 
@@ -64,6 +64,15 @@ class Run:
             child.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
             for child in self.children
         ]
+
+    def wait_for_steps(self, workdir: Path) -> None:
+        """Until the log grows, or a process ends."""
+        log = workdir / "metrics.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        while all(child.poll() is None for child in self.children):
+            if (log.stat().st_size if log.exists() else 0) > size:
+                return
+            time.sleep(0.01)
 
     def kill(self, draw: random.Random) -> str:
         """Kills one process or all, and waits for the rest; what happened, in words. Raises as `wait`."""
@@ -127,18 +136,23 @@ def kill_rounds(
     seconds: float,
     draw: random.Random,
     processes: int,
+    running: bool,
 ) -> int:
     """Kills the run `rounds` times, then lets it end; returns how many kills fell on a live process.
 
     Args:
       seconds: that an unbroken run takes; a moment is drawn from nearly as long.
+      running: kill only once the log grows.
     """
     print(f"{'round':>5}  {'alive for':>9}  {'checkpoint before':>17}  {'after':>6}  unfinished")
     killed = 0
     for number in range(1, rounds + 1):
         before = newest_step(workdir)
         run = Run(config, workdir, overrides, processes)
-        moment = draw.uniform(0, 0.9 * seconds)
+        begun = time.monotonic()
+        if running:
+            run.wait_for_steps(workdir)
+        moment = draw.uniform(0, (0.3 if running else 0.9) * seconds)
         try:
             run.wait(moment)
             print(f"{number:>5}  the run ended before the kill; it is complete")
@@ -149,8 +163,8 @@ def kill_rounds(
         folder = workdir / "checkpoints"
         left = sorted(p.name for p in folder.iterdir() if not p.name.isdigit()) if folder.is_dir() else []
         print(
-            f"{number:>5}  {moment:>8.2f}s  {before:>17}  {newest_step(workdir):>6}  {', '.join(left) or '-'}"
-            f"  {done}",
+            f"{number:>5}  {time.monotonic() - begun:>8.2f}s  {before:>17}  {newest_step(workdir):>6}  "
+            f"{', '.join(left) or '-'}  {done}",
             flush=True,
         )
     finish(config, workdir, overrides, processes)
@@ -164,6 +178,9 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=20, help="kills (default: 20)")
     parser.add_argument("--processes", type=int, default=1, help="of the run (default: 1)")
+    parser.add_argument(
+        "--running", action="store_true", help="only while it steps, for a machine that is slow to start"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument(
         "--config", default="configs/quickstart.py", help="recipe; --config.KEY=VALUE go on to it"
@@ -193,6 +210,7 @@ def main() -> int:
             seconds=seconds,
             draw=draw,
             processes=arguments.processes,
+            running=arguments.running,
         )
         found = read_state(workdir)
         wrong = [

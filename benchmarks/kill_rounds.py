@@ -29,7 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("gen.width=8", "dis.width=8", "train.batch_size=32", "train.steps=200", "parallel.devices=2")
 PEER_TIMEOUT, PATIENCE = 20, 100  # seconds
-LOST = (4, -signal.SIGABRT)  # exit codes of a process whose peer died: ours, and that of JAX
+LEFT = (0, 4, -signal.SIGABRT)  # how a process whose peer died may end: it was done, our way, the way of JAX
 OFTEN = ("checkpoint.every_steps=5", "log.every_steps=5", "log.sample_every_steps=50")
 
 
@@ -88,7 +88,7 @@ class Run:
                 child.kill()
             raise
         left = [code for i, code in enumerate(codes) if i not in chosen]
-        if wrong := [code for code in left if code not in LOST]:
+        if wrong := [code for code in left if code not in LEFT]:
             raise RuntimeError(f"processes left alone ended with {wrong}")
         if count == 1:
             return ""

@@ -301,6 +301,21 @@ def test_a_nan_is_noted_in_bfloat16_too(net):
     assert [int(control[f"fault/{name}"]) for name in ("dis", "gen")] == [5, 5]
 
 
+def test_how_far_the_weights_move_is_measured_at_each_20th_step():
+    dataset = small_dataset(points=True)
+    made = build(points_config(gen__width=4, dis__width=4), dataset, axis_name=None)
+    data = jax.tree.map(jnp.asarray, (dataset.images, None))
+    step = jax.jit(lambda s: train_step(made.game, s, made.deliver(data, s, jnp.arange(16))))
+    before = dataclasses.replace(made.init(), step=jnp.int32(40))
+    after, metrics = step(before)
+    flat = lambda params: np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]).astype(np.float64)
+    for net in ("gen", "dis"):
+        old, new = flat(getattr(before, net).params), flat(getattr(after, net).params)
+        expected = np.linalg.norm(new - old) / np.linalg.norm(old)
+        np.testing.assert_allclose(metrics[f"update_ratio/{net}"], expected, rtol=1e-4)
+        assert expected > 0 and step(after)[1][f"update_ratio/{net}"] == metrics[f"update_ratio/{net}"]
+
+
 # Where each technique's effect is held to an oracle. A new technique needs a line, and its options a test.
 ORACLES = {
     "capacity": "test_mechanics::test_width_and_depth_are_those_of_the_layers",

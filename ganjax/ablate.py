@@ -192,7 +192,7 @@ def write_pages(
 def dry_run(spec: str, *, as_json: bool) -> str:
     """The runs of a study with their differences from the base, checked, and what they will take."""
     from ganjax.setup import prepare
-    from ganjax.train import describe
+    from ganjax.training import describe
 
     study = load_study(spec)
     runs = expand(study)

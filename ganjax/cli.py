@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ganjax import __version__, config
+from ganjax.completion import Parser, add_completion
 from ganjax.errors import DivergedError, UserError
+from ganjax.model_cli import EXAMPLES as MODEL_EXAMPLES
+from ganjax.model_cli import add_export, add_interpolate, run_export, run_interpolate
 from ganjax.study_cli import EXAMPLES as STUDY_EXAMPLES
 from ganjax.study_cli import add_ablate, add_report, run_ablate, run_report
 
 OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
-    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
+    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+    **MODEL_EXAMPLES,
     "ablate": STUDY_EXAMPLES["ablate"],
     "doctor": "ganjax doctor --workdir=runs/quickstart",
     "report": STUDY_EXAMPLES["report"],
@@ -28,13 +32,14 @@ EXAMPLES = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options; `--config.KEY=VALUE` is read apart."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ganjax",
         description=f"Example: {EXAMPLES['train']}\n\nTrain GANs in JAX and keep them stable.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"ganjax {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -73,6 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+    sample.add_argument(
+        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
+    )
+    add_export(command("export", "Write the generator of a run to a file that needs no ganjax to load."))
+    add_interpolate(command("interpolate", "Show the way from sample to sample as a film, or styles mixed."))
     add_evaluate(command("evaluate", "Judge a run, or images of any origin, against real ones."))
     add_ablate(
         command("ablate", "Run a study, or go on with one: variants of a recipe over seeds, with intervals.")
@@ -155,7 +165,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
-    from ganjax.train import train  # only now: JAX takes a second or two to start
+    from ganjax.training import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)
     return OK
@@ -164,7 +174,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
 def dry_run(resolved: Any, *, as_json: bool) -> int:
     """Prints what a run would be."""
     from ganjax.setup import prepare
-    from ganjax.train import describe
+    from ganjax.training import describe
     from ganjax.writers import format_dry_run
 
     facts = describe(resolved, prepare(resolved))
@@ -211,6 +221,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
             devices=arguments.devices,
             classes=arguments.classes,
             truncation=arguments.truncation,
+            nearest=arguments.nearest,
         )
     )
     return OK
@@ -272,6 +283,8 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 COMMANDS = {
     "train": run_train,
     "sample": run_sample,
+    "export": run_export,
+    "interpolate": run_interpolate,
     "evaluate": run_evaluate,
     "ablate": run_ablate,
     "doctor": run_doctor,

@@ -6,6 +6,7 @@ a call makes, and which backend wants what.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,7 +44,10 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "jax"))
     count = devices or cpu_devices(batch_size, unit, os.cpu_count() or 1)
     if jax.config.values["jax_num_cpu_devices"] != count:  # it may not be set, not even to the same, later on
-        jax.config.update("jax_num_cpu_devices", count)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a notebook has used JAX before: its devices stay as they are
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:

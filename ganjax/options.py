@@ -148,12 +148,7 @@ OPTIONS: tuple[Option, ...] = (
         "data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024
     ),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option(
-        "model.name",
-        "dcgan",
-        "network family",
-        choices=FAMILIES,
-    ),
+    Option("model.name", "dcgan", "network family", choices=FAMILIES),
     Option(
         "model.conditional",
         False,
@@ -385,6 +380,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
     Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
     Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+    Option(
+        "log.wandb", "", "project at Weights & Biases that train logs to as well (an extra)", runtime=True
+    ),
+    Option("log.mlflow", "", "MLflow experiment that train logs to as well (an extra)", runtime=True),
     Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 

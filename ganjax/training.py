@@ -29,7 +29,7 @@ from ganjax.signals import StopSignals
 from ganjax.state import GanState
 from ganjax.watching import make_watch
 from ganjax.workdir import Workdir, atomic_write_json
-from ganjax.writers import RunWriter
+from ganjax.writers import RunWriter, trackers
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
 
@@ -169,6 +169,9 @@ class Loop:
             total_steps=self.config.train.steps,
             start_step=self.step,
             tensorboard=self.config.log.tensorboard,
+            trackers=trackers(
+                self.folder, flatten(self.config), wandb=self.config.log.wandb, mlflow=self.config.log.mlflow
+            ),
         )
 
     def _sitting(self, writer: RunWriter) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +70,8 @@ def export(
     arrays = {name: np.asarray(x) for name, x in flatten_dict(run.variables, sep=".").items()}
     facts = describe(run, weights, truncation)
     content, again = FORMATS[out.suffix](run, arrays, facts)
-    difference = check(make_generate(run, truncation), arrays, again, run)
+    original = make_generate(run.build.game.gen, run.dataset.scale, truncation)
+    difference = check(original, arrays, again, run)
     if not difference <= TOLERANCE:
         raise UserError(
             f"{out} was not written: read back, it makes images that differ by {difference:.2g} from the run's, more "
@@ -107,9 +109,8 @@ def describe(run: Run, weights: str, truncation: float) -> dict[str, Any]:
     }
 
 
-def make_generate(run: Run, truncation: float = 1.0) -> Generate:
-    """G of a run as a function of its weights by name: images in [-1, 1], or points in the data's units."""
-    gen, scale = run.build.game.gen, run.dataset.scale
+def make_generate(gen: nn.Module, scale: float, truncation: float = 1.0) -> Generate:
+    """G as a function of its weights by name: its images in [-1, 1], or points times `scale`, the data's units."""
     styles: dict[str, Any] = {"truncation": truncation} if truncation != 1 else {}
 
     def generate(weights: Mapping[str, Any], latents: jax.Array, labels: Any = None) -> jax.Array:
@@ -142,15 +143,23 @@ def check(original: Generate, arrays: Arrays, again: Callable[..., Any], run: Ru
     return float(np.max(differences))  # NaN stays NaN
 
 
+def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, classes: int) -> bytes:
+    """The `jax.export` artifact of `generate` for all `PLATFORMS` and any number of latents.
+
+    `weights` may be arrays or `jax.ShapeDtypeStruct`s: only their shapes and types matter.
+    """
+    (n,) = jax_export.symbolic_shape("n")
+    shapes: list[Any] = [jax.ShapeDtypeStruct((n, latent_dim), jnp.float32)]
+    if classes:
+        shapes.append(jax.ShapeDtypeStruct((n,), jnp.int32))
+    given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
+    return bytes(jax_export.export(jax.jit(generate), platforms=PLATFORMS)(given, *shapes).serialize())
+
+
 def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """The bytes of a `.jaxexport`, and the function (latents, labels) → images that they hold, read back."""
-    (n,) = jax_export.symbolic_shape("n")
-    shapes: list[Any] = [jax.ShapeDtypeStruct((n, facts["latent_dim"]), jnp.float32)]
-    if facts["classes"]:
-        shapes.append(jax.ShapeDtypeStruct((n,), jnp.int32))
-    weights = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in arrays.items()}
-    generate = jax.jit(make_generate(run, facts["truncation"]))
-    program = jax_export.export(generate, platforms=PLATFORMS)(weights, *shapes).serialize()
+    generate = make_generate(run.build.game.gen, run.dataset.scale, facts["truncation"])
+    program = lower(generate, arrays, facts["latent_dim"], facts["classes"])
     file = io.BytesIO()
     facts = {**facts, "platforms": PLATFORMS}
     parts = {"program": np.frombuffer(program, np.uint8), "metadata": np.array(json.dumps(facts))}
@@ -172,7 +181,7 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
     read = parse_weights(content, "the file as written.safetensors")
     if read.keys() != arrays.keys():
         raise UserError("The .safetensors was not written: read back, it lacks weights.")
-    call = jax.jit(make_generate(run))
+    call = jax.jit(make_generate(run.build.game.gen, run.dataset.scale))
     return content, lambda *inputs: call(read, *inputs)
 
 

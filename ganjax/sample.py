@@ -223,7 +223,7 @@ def open_run(
 def write_nearest(path: Path, run: Run, n: int) -> str:
     """A PNG of `n` pairs, a sample and the training image closest to it in pixels, the closest pairs first.
 
-    Returns how far apart they are. Raises `UserError` for a run on points.
+    Returns how far apart they are, in words. Raises `UserError` for a run on points.
     """
     if run.dataset.images.ndim == 2:
         raise UserError("--nearest compares images, and this run makes points.")
@@ -238,10 +238,7 @@ def write_nearest(path: Path, run: Run, n: int) -> str:
     pairs = np.stack([samples[order], training[closest[order]]], axis=1)
     write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=2 * max(1, round((n / 2) ** 0.5)))
     apart = distance / samples[0].size ** 0.5
-    return (
-        f"{n} samples with their nearest training images ({apart.min():.1f} to {apart.max():.1f} of 255 apart, "
-        "root mean square)"
-    )
+    return f"{apart.min():.1f} to {apart.max():.1f} of 255 apart (root mean square)"
 
 
 def sample(
@@ -287,7 +284,11 @@ def sample(
         truncation=truncation,
     )
     if nearest:
-        return f"{write_nearest(out, run, n)} of step {run.step} ({weights} weights) are in {out}"
+        apart = write_nearest(out, run, n)
+        return (
+            f"{n} samples of step {run.step} ({weights} weights) are in {out}, each beside the training image nearest "
+            f"to it: {apart}"
+        )
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from runs import CONFIGS, make_run
 from safetensors import safe_open
+from test_models import FAMILIES, pair
 
 from ganjax import export as exporting
 from ganjax.errors import UserError
-from ganjax.export import export
+from ganjax.export import PLATFORMS, export, lower, make_generate
+from ganjax.models import MODELS
 
 LOADER = Path(__file__).resolve().parent.parent / "docs" / "examples" / "load_export.py"
 # Runs the documented loader on each file, with all but jax and its own dependencies out of reach.
@@ -68,6 +73,17 @@ def test_an_export_makes_the_same_images_with_jax_alone(made: Any, tmp_path: Pat
         found = np.load(tmp_path / f"{name}.jaxexport.npy")
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert found.std() > 1e-3 and found.shape == ((16, 2) if name == "points" else (16, 8, 8, 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_program_for_every_platform(family: str) -> None:
+    config, gen, _, _ = pair(family, MODELS[family].resolutions[0], classes=3)
+    latents, labels = jnp.zeros((2, config.model.latent_dim)), jnp.zeros(2, jnp.int32)
+    variables = jax.eval_shape(lambda: gen.init(jax.random.key(0), latents, labels, train=True))
+    program = lower(make_generate(gen, 1.0), flatten_dict(variables, sep="."), config.model.latent_dim, 3)
+    read = jax.export.deserialize(bytearray(program))
+    (images,) = read.out_avals
+    assert read.platforms == PLATFORMS and not isinstance(images.shape[0], int)
 
 
 def test_the_file_says_what_it_is(made: Any, tmp_path: Path) -> None:

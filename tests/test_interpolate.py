@@ -104,7 +104,7 @@ def test_pairs_with_the_nearest_training_images(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(sampler=lambda variables, n: (copies[:n],), variables=None, dataset=dataset)
     told = write_nearest(tmp_path / "pairs.png", run, 2)
     off = np.sqrt(np.square(copies[0].astype(float) - training[31]).mean())
-    assert f"(0.0 to {off:.1f} of 255 apart" in told
+    assert told == f"0.0 to {off:.1f} of 255 apart (root mean square)"
     with Image.open(tmp_path / "pairs.png") as picture:
         pixels = np.asarray(picture)
     expected = grid_picture(np.stack([training[4], training[4], copies[0], training[31]]), columns=2)

@@ -95,7 +95,8 @@ def test_the_file_says_what_it_is(made: Any, tmp_path: Path) -> None:
     assert facts["latent_dim"] == 8 and facts["classes"] == 10 and facts["resolution"] == 8
     assert facts["inputs"] == ["latents", "labels"] and facts["weights"] == "raw" and facts["step"] == 7
     assert program.platforms == ("cpu", "cuda", "tpu")
-    assert len((LOADER.read_text().split("def load")[1]).split("\n\n\n")[0].splitlines()) <= 10
+    loader = "def load" + LOADER.read_text().split("def load")[1].split("\n\n\n")[0]
+    assert len(loader.splitlines()) <= 10 and loader in (LOADER.parent.parent / "model.md").read_text()
 
 
 def test_truncated_styles_are_part_of_the_program(made: Any, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
     from ganjax.evaluate import Judge
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.train import Loop
+    from ganjax.training import Loop
 
     config, same = configure(data, failure, seed, action)
     setup = prepare(config)

@@ -40,7 +40,7 @@ def main() -> None:
     from ganjax.pacing import steps_per_call
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.train import Loop
+    from ganjax.training import Loop
     from ganjax.writers import RunWriter
 
     setup = prepare(config)

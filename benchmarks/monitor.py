@@ -62,7 +62,7 @@ def main() -> None:
     from ganjax.checkpoint import Checkpointer
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.train import Loop
+    from ganjax.training import Loop
     from ganjax.writers import RunWriter
 
     ratio, samples = step.relative_change, config.monitor.samples

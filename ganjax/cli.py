@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from ganjax import __version__, config, processes
+from ganjax.completion import Parser, add_completion
 from ganjax.data_cli import EXAMPLES as DATA_EXAMPLES
 from ganjax.data_cli import add_data, run_data
 from ganjax.errors import DivergedError, PeerError, UserError
+from ganjax.model_cli import EXAMPLES as MODEL_EXAMPLES
+from ganjax.model_cli import add_export, add_interpolate, run_export, run_interpolate
 from ganjax.study_cli import EXAMPLES as STUDY_EXAMPLES
 from ganjax.study_cli import add_ablate, add_report, run_ablate, run_report
 
 OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
-    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.train.steps=200",
+    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+    **MODEL_EXAMPLES,
     "ablate": STUDY_EXAMPLES["ablate"],
     "doctor": "ganjax doctor --workdir=runs/quickstart",
     "report": STUDY_EXAMPLES["report"],
@@ -33,13 +37,14 @@ EXAMPLES = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options; `--config.KEY=VALUE` is read apart."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ganjax",
         description=f"Example: {EXAMPLES['train']}\n\nTrain GANs in JAX and keep them stable.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"ganjax {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -78,6 +83,11 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+    sample.add_argument(
+        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
+    )
+    add_export(command("export", "Write the generator of a run to a file that needs no ganjax to load."))
+    add_interpolate(command("interpolate", "Show the way from sample to sample as a film, or styles mixed."))
     judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
     add_evaluate(judge)
     for parallel in (train, sample, judge):
@@ -187,7 +197,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
     join(arguments, stops=True)
-    from ganjax.train import train  # only now: JAX takes a second or two to start
+    from ganjax.training import train  # only now: JAX takes a second or two to start
 
     train(resolved, arguments.workdir)
     return OK
@@ -243,6 +253,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
         devices=arguments.devices,
         classes=arguments.classes,
         truncation=arguments.truncation,
+        nearest=arguments.nearest,
     )
     if processes.is_main():
         print(done)
@@ -310,6 +321,8 @@ def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 COMMANDS = {
     "train": run_train,
     "sample": run_sample,
+    "export": run_export,
+    "interpolate": run_interpolate,
     "evaluate": run_evaluate,
     "ablate": run_ablate,
     "doctor": run_doctor,

@@ -157,12 +157,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
     Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option(
-        "model.name",
-        "dcgan",
-        "network family",
-        choices=FAMILIES,
-    ),
+    Option("model.name", "dcgan", "network family", choices=FAMILIES),
     Option(
         "model.conditional",
         False,
@@ -399,6 +394,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
     Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
     Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+    Option(
+        "log.wandb", "", "project at Weights & Biases that train logs to as well (an extra)", runtime=True
+    ),
+    Option("log.mlflow", "", "MLflow experiment that train logs to as well (an extra)", runtime=True),
     Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 

@@ -7,6 +7,7 @@ a contiguous share of the batch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,7 +53,10 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     _keep_compiled()
     own = devices // count or cpu_devices(batch_size // count, unit, os.cpu_count() or 1)
     if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
-        jax.config.update("jax_num_cpu_devices", own)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a notebook has used JAX before: its devices stay as they are
+            jax.config.update("jax_num_cpu_devices", own)
 
 
 def _keep_compiled() -> None:
@@ -61,9 +65,8 @@ def _keep_compiled() -> None:
     The bound goes with a folder of our own: in one that others write without a bound, JAX fails to keep it.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update(
-            "jax_persistent_cache_min_compile_time_secs", 0.0
-        )  # the many small ones of a start too
+        # The many small ones of a start too.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "programs"))

@@ -22,6 +22,7 @@ from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
 from ganjax.factory import Build, make_latents
 from ganjax.metrics.modes import count_modes
+from ganjax.metrics.neighbours import nearest_neighbours
 from ganjax.state import GanState
 from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
@@ -31,6 +32,7 @@ Tree = Any
 CHUNK = 64  # images a device makes in one call
 SAMPLING = 2**30  # folded into the seed, so that samples share no latent with training
 BEST = "best"  # folder, beside `checkpoints`, of those kept for their measures
+NEAREST_BLOCK = 4096  # training images compared at a time
 SCATTER_POINTS = 2500  # as the protocols for mixtures judge
 
 
@@ -152,6 +154,7 @@ class Run:
       step: of the checkpoint.
       dataset: that it was trained on.
       split: of the data set.
+      config, build: of the run.
       sampler: makes the samples: `run.sampler(run.variables, n)`.
       variables: of the generator, on the devices.
     """
@@ -161,6 +164,8 @@ class Run:
     split: str
     sampler: Sampler
     variables: Tree
+    config: ConfigDict
+    build: Build
 
 
 def checkpoint_folder(workdir: Path, step: int | None) -> Path:
@@ -213,6 +218,8 @@ def open_run(
             truncation=truncation,
         ),
         variables=parallel.replicate(variables, setup.devices),
+        config=config,
+        build=setup.build,
     )
 
 
@@ -229,6 +236,27 @@ def _restored(workdir: Path, build: Build, step: int | None) -> tuple[int, GanSt
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 
+def write_nearest(path: Path, run: Run, n: int) -> str:
+    """A PNG of `n` pairs, a sample and the training image closest to it in pixels, the closest pairs first.
+
+    Returns how far apart they are, in words. Raises `UserError` for a run on points.
+    """
+    if run.dataset.images.ndim == 2:
+        raise UserError("--nearest compares images, and this run makes points.")
+    samples, training = run.sampler(run.variables, n)[-1], run.dataset.images
+    closest, distance = np.zeros(n, np.int64), np.full(n, np.inf)
+    for start in range(0, len(training), NEAREST_BLOCK):
+        block = training[start : start + NEAREST_BLOCK]
+        index, far = nearest_neighbours(samples.reshape(n, -1), block.reshape(len(block), -1))
+        better = far < distance
+        closest, distance = np.where(better, start + index, closest), np.where(better, far, distance)
+    order = np.argsort(distance)
+    pairs = np.stack([samples[order], training[closest[order]]], axis=1)
+    write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=2 * max(1, round((n / 2) ** 0.5)))
+    apart = distance / samples[0].size ** 0.5
+    return f"{apart.min():.1f} to {apart.max():.1f} of 255 apart (root mean square)"
+
+
 def sample(
     workdir: Path,
     *,
@@ -240,17 +268,21 @@ def sample(
     devices: int = 0,
     classes: Sequence[int] = (),
     truncation: float = 1.0,
+    nearest: bool = False,
 ) -> str:
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
 
     `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
-    the run has any, and an .npz holds `labels`.
+    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows pairs: a sample,
+    and the training image closest to it in pixels.
 
     Raises:
       UserError: no run or checkpoint there, or an `out` of another kind.
     """
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")
+    if nearest and out.suffix != ".png":
+        raise UserError(f"--nearest makes a picture: --out takes a .png with it, and got {out.name!r}.")
     if n < 1:
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
     if not 0 < truncation <= 1:
@@ -267,6 +299,12 @@ def sample(
         classes=classes,
         truncation=truncation,
     )
+    if nearest:
+        apart = write_nearest(out, run, n)
+        return (
+            f"{n} samples of step {run.step} ({weights} weights) are in {out}, each beside the training image nearest "
+            f"to it: {apart}"
+        )
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ganjax.errors import UserError
 
 EXAMPLES = {
-    "ablate": "ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons_grid",
+    "ablate": "ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons",
     "report": "ganjax report --workdir=runs/quickstart",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from ganjax import cli
 from ganjax import config as configs
+from ganjax.completion import parsers_in
 from ganjax.errors import DivergedError
 from ganjax.options import OPTIONS
 from ganjax.signals import StopSignals
@@ -120,10 +122,52 @@ def test_bad_arguments(main: Main, args: list[str], expected: str) -> None:
 def test_help(main: Main) -> None:
     code, out, _ = main("train", "--help-config")
     assert code == 0 and all(option.key in out for option in OPTIONS)
-    for args in (["--help"], ["train", "--help"], ["sample", "--help"], ["report", "--help"]):
-        code, out, _ = main(*args)
-        assert code == 0 and "Example: ganjax" in out
     assert main("--version")[1].startswith("ganjax ")
+
+
+def parsers() -> dict[str, Any]:
+    """The parser of every command and of those below it, by what is typed to reach it."""
+    return {parser.prog.removeprefix("ganjax").strip(): parser for parser in parsers_in(cli.make_parser())}
+
+
+@pytest.mark.parametrize("command", parsers())
+def test_help_begins_with_an_example_and_fits_a_screen(
+    main: Main, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = main(*command.split(), "--help")
+    shown = out.splitlines()
+    assert code == 0 and len(shown) <= 50 and max(map(len, shown)) <= 100
+    assert (
+        shown[0].startswith(f"Example: ganjax {command}".strip())
+        and f"usage: ganjax {command}".strip() in out
+    )
+
+
+@pytest.mark.parametrize("command", parsers())
+def test_examples_of_help_are_read(command: str) -> None:
+    """Each is a command that the parser takes, and no abbreviation of one."""
+    example = parsers()[command].description.splitlines()[0].removeprefix("Example: ganjax ")
+    rest, _ = cli.split_overrides(shlex.split(example))
+    cli.make_parser().parse_args(rest)
+
+
+def test_bash_completes(main: Main, tmp_path: Path) -> None:
+    code, script, _ = main("--print-completion", "bash")
+    (tmp_path / "runs").mkdir()
+    ask = """
+        source /dev/stdin
+        complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_ganjax; echo "${COMPREPLY[@]}"; }
+        complete_ ganjax rep; complete_ ganjax sample --tru; complete_ ganjax sample --weights ""
+        complete_ ganjax export --workdir ru
+    """
+    done = subprocess.run(
+        ["bash", "-c", ask], input=script, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert code == 0 and done.stdout.split("\n") == ["report", "--truncation", "ema raw", "runs", ""], (
+        done.stderr
+    )
+    assert main("--print-completion", "zsh")[1].startswith("#compdef ganjax")
 
 
 def test_overrides_in_both_spellings() -> None:

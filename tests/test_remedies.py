@@ -11,7 +11,7 @@ import jax
 import pytest
 from small import points_config, small_dataset
 
-from ganjax import train
+from ganjax import training
 from ganjax.checkpoint import Checkpointer
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import build
@@ -34,10 +34,10 @@ def config_of(action: str, **options: Any) -> Any:
     return points_config(**{**every, **rest, **options})
 
 
-def loop_in(folder: Path, config: Any, checkpoints: Checkpointer) -> train.Loop:
+def loop_in(folder: Path, config: Any, checkpoints: Checkpointer) -> training.Loop:
     dataset = small_dataset(points=True)
     setup = Setup(dataset, jax.devices()[:1], build(config, dataset), scan=False)
-    return train.Loop(config, setup, folder, checkpoints, StopSignals())
+    return training.Loop(config, setup, folder, checkpoints, StopSignals())
 
 
 def run(folder: Path, config: Any) -> dict[str, Any]:

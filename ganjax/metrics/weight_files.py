@@ -7,7 +7,6 @@ are functions of this file; any other name ends the reading before anything is c
 from __future__ import annotations
 
 import io
-import json
 import math
 import pickle
 import struct
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
 
 from ganjax.errors import UserError
 
@@ -32,7 +33,6 @@ STORAGES = {
     "IntStorage": np.dtype("<i4"),
     "BoolStorage": np.dtype("?"),
 }
-SAFETENSORS = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
 
 
 class _Refused(Exception):
@@ -132,12 +132,20 @@ def parse_weights(content: bytes, origin: str) -> Arrays:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         if origin.endswith(".safetensors"):
-            return _safetensors(content)
+            return load_safetensors(content)
         if content[:4] == b"PK\x03\x04":
             return _zip_format(content)
         return _old_format(content)
     except (
-        *(_Refused, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError),
+        *(
+            _Refused,
+            SafetensorError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            struct.error,
+            EOFError,
+            OSError,
+        ),
         *(ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError),
     ) as error:
         raise UserError(
@@ -203,20 +211,3 @@ def _arrays(weights: Any) -> Arrays:
     if not isinstance(weights, dict) or not all(isinstance(value, _Tensor) for value in weights.values()):
         raise _Refused("expected a dict of tensors, as state_dict() gives")
     return {str(name): tensor.array() for name, tensor in weights.items()}
-
-
-def _safetensors(content: bytes) -> Arrays:
-    """A JSON header of 8 + n bytes, then the values (the format of huggingface/safetensors)."""
-    (size,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + size])
-    data = content[8 + size :]
-    arrays = {}
-    for name, facts in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = facts["data_offsets"]
-        if not 0 <= begin <= end <= len(data):
-            raise _Refused("a tensor that reaches beyond the file")
-        dtype = np.dtype(SAFETENSORS[facts["dtype"]])
-        arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(facts["shape"])
-    return arrays

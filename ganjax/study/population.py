@@ -29,7 +29,7 @@ from ganjax.options import BY_KEY
 from ganjax.setup import Setup, load_data, scans
 from ganjax.signals import StopSignals
 from ganjax.state import GanState
-from ganjax.train import IN_FLIGHT, Loop
+from ganjax.training import IN_FLIGHT, Loop
 from ganjax.workdir import Workdir
 from ganjax.writers import Progress, RunWriter
 

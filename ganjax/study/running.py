@@ -24,7 +24,7 @@ from ganjax.signals import StopSignals
 from ganjax.study.config import BASE, RunSpec
 from ganjax.study.plan import RESULT, Unit, record_of
 from ganjax.study.population import Population
-from ganjax.train import train
+from ganjax.training import train
 from ganjax.workdir import atomic_write_json
 
 COLLAPSES = {"mode collapse", "partial collapse"}

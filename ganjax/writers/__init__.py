@@ -7,6 +7,7 @@ from ganjax.writers.files import MetricsWriter, TensorBoardWriter
 from ganjax.writers.pictures import write_grid, write_pyramid_grid, write_scatter
 from ganjax.writers.run import RunWriter
 from ganjax.writers.terminal import Progress, format_dry_run
+from ganjax.writers.trackers import trackers
 
 __all__ = [
     "MetricsWriter",
@@ -14,6 +15,7 @@ __all__ = [
     "RunWriter",
     "TensorBoardWriter",
     "format_dry_run",
+    "trackers",
     "write_grid",
     "write_pyramid_grid",
     "write_scatter",

@@ -15,6 +15,7 @@ from ganjax.writers.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from PIL.Image import Image
 
 _SMALLEST_SIDE = 64  # pixels: below this a person does not see what an image shows
 _BACKGROUND = 255
@@ -42,21 +43,42 @@ def write_grid(
     scale: int | None = None,
     padding: int = 2,
 ) -> None:
-    """Writes a PNG grid of images, row by row, with white lines between and around them.
+    """Writes `grid_picture` of the other arguments to a PNG file.
 
     Args:
         path: the PNG file; it appears whole or not at all, and missing folders are made.
+        images, columns, scale, padding: as for `grid_picture`.
+
+    Raises:
+        ValueError: see `grid_picture`.
+        UserError: the file cannot be written.
+    """
+    picture = grid_picture(images, columns=columns, scale=scale, padding=padding)
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    write_atomically(Path(path), file.getvalue(), "a picture")
+
+
+def grid_picture(
+    images: NDArray[np.uint8],
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    padding: int = 2,
+) -> Image:
+    """A grid of images, row by row, with white lines between and around them.
+
+    Args:
         images: [N, H, W, C] uint8 in [0, 255]. C = 1 is stored as grey, 3 as RGB; of more, the first three.
         columns: images in a row; the default makes the grid about square.
         scale: whole factor of enlargement, nearest neighbour; by default the shorter side gets at least 64
             pixels.
-        padding: width of the lines in pixels of the file.
+        padding: width of the lines in pixels of the picture.
 
     Raises:
         ValueError: images of another shape or type, or columns, scale or padding out of range.
-        UserError: the file cannot be written.
     """
-    from PIL import Image
+    from PIL.Image import fromarray
 
     images = _checked(images)
     count, height, width, channels = images.shape
@@ -70,9 +92,7 @@ def write_grid(
     for index, image in enumerate(_enlarged(images, scale)):
         top, left = (index // columns) * pitch_y + padding, (index % columns) * pitch_x + padding
         canvas[top : top + height * scale, left : left + width * scale] = image
-    file = io.BytesIO()
-    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(file, format="PNG")
-    write_atomically(Path(path), file.getvalue(), "a picture")
+    return fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 def write_pyramid_grid(

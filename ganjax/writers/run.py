@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ganjax.writers.files import Metrics, MetricsWriter, TensorBoardWriter
 from ganjax.writers.terminal import Progress
+from ganjax.writers.trackers import Tracker
 
 
 class RunWriter:
@@ -21,6 +23,8 @@ class RunWriter:
             since the run writes it anew.
         enabled: False on all processes but the first. Every method then does nothing.
         tensorboard: whether to write files for TensorBoard.
+        trackers: what opens other places to log to (`ganjax.writers.trackers`). One that fails later is left out from
+            then on, with a message: no service ends a run.
         progress: the display to use instead of one on standard output; it is closed with the writer.
 
     Raises:
@@ -35,10 +39,12 @@ class RunWriter:
         start_step: int,
         enabled: bool = True,
         tensorboard: bool = True,
+        trackers: Sequence[Callable[[], Tracker]] = (),
         progress: Progress | None = None,
     ) -> None:
         self._enabled = enabled
         self._stack = contextlib.ExitStack()
+        self._trackers: list[Tracker] = []
         if not enabled:
             return
         with contextlib.ExitStack() as stack:
@@ -49,6 +55,9 @@ class RunWriter:
             self._tensorboard = (
                 stack.enter_context(TensorBoardWriter(folder, start_step)) if tensorboard else None
             )
+            for make in trackers:
+                self._trackers.append(make())
+                stack.callback(self._tell, self._trackers[-1], "close")
             # Last, so that a folder that cannot be written is told before the display starts.
             self._progress = Progress(total_steps, start_step=start_step) if progress is None else progress
             stack.enter_context(self._progress)
@@ -60,12 +69,29 @@ class RunWriter:
             self._metrics.write(step, metrics)
             if self._tensorboard:
                 self._tensorboard.scalars(step, metrics)
+            for tracker in list(self._trackers):
+                self._tell(tracker, "scalars", step, metrics)
             self._progress.log(step, metrics)
 
     def image(self, step: int, path: str | Path, *, name: str = "samples") -> None:
-        """Shows the PNG file at `path`, which `write_grid` or its like wrote, in TensorBoard as `name`."""
-        if self._enabled and self._tensorboard:
-            self._tensorboard.image(step, name, Path(path).read_bytes())
+        """Shows the PNG file at `path`, which `write_grid` or its like wrote, in TensorBoard and trackers as `name`."""
+        if not self._enabled or not (self._tensorboard or self._trackers):
+            return
+        png = Path(path).read_bytes()
+        if self._tensorboard:
+            self._tensorboard.image(step, name, png)
+        for tracker in list(self._trackers):
+            self._tell(tracker, "image", step, name, png)
+
+    def _tell(self, tracker: Tracker, method: str, *arguments: object) -> None:
+        """Calls a method of a tracker that has not failed yet."""
+        if tracker not in self._trackers:
+            return
+        try:
+            getattr(tracker, method)(*arguments)
+        except Exception as error:  # whatever a service's client raises
+            self._trackers.remove(tracker)
+            self.message(f"{type(tracker).__name__} failed, and the run goes on without it: {error}")
 
     def message(self, text: str) -> None:
         """Prints `text` on the terminal, above the live display."""

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
-from ganjax.config import to_json
+from ganjax.config import flatten, to_json
 from ganjax.data.stream import Feed
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
@@ -32,7 +32,7 @@ from ganjax.signals import StopSignals
 from ganjax.state import GanState
 from ganjax.watching import make_watch
 from ganjax.workdir import Workdir, atomic_write_json, lock_record
-from ganjax.writers import RunWriter
+from ganjax.writers import RunWriter, trackers
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
 
@@ -198,6 +198,9 @@ class Loop:
             start_step=self.step,
             enabled=processes.is_main(),
             tensorboard=self.config.log.tensorboard,
+            trackers=trackers(
+                self.folder, flatten(self.config), wandb=self.config.log.wandb, mlflow=self.config.log.mlflow
+            ),
         )
 
     def _sitting(self, writer: RunWriter) -> dict[str, Any]:

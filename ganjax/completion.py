@@ -1,0 +1,70 @@
+"""What shells complete after `ganjax `, and help that begins with an example: argparse's parser, a little extended."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SHELLS = ("bash", "zsh")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and a maker of parsers below it, whose help begins with its description, and so with the example."""
+
+    def format_help(self) -> str:
+        """The description, then usage and options."""
+        description, self.description = self.description, None
+        try:
+            rest = super().format_help()
+        finally:
+            self.description = description
+        return f"{description}\n\n{rest}" if description else rest
+
+
+class PrintCompletion(argparse.Action):
+    """`--print-completion SHELL`: prints the script that the shell is to read, and ends."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse."""
+        print(script(parser, str(values)))
+        parser.exit()
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """Adds `--print-completion` to the main parser."""
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        help="print what makes the shell complete commands and options, and stop",
+    )
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The completion script of `shell`: commands, options, their choices, and files or folders where a path is due."""
+    import shtab
+
+    for each in parsers_in(parser):
+        for action in each._actions:
+            if action.dest in ("workdir", "compare"):
+                action.complete = shtab.DIR  # type: ignore[attr-defined]  # what shtab looks for
+            elif action.type is Path or action.dest == "config":
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return shtab.complete(parser, shell)
+
+
+def parsers_in(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of all commands below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers_in(below)

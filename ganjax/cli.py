@@ -57,6 +57,28 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     train = command("train", "Train a recipe in a workdir, or go on with the run that is there.")
+    add_train(train)
+    sample = command("sample", "Write samples of a trained run to a PNG or an .npz file.")
+    add_sample(sample)
+    add_export(command("export", "Write the generator of a run to a file that needs no ganjax to load."))
+    add_interpolate(command("interpolate", "Show the way from sample to sample as a film, or styles mixed."))
+    judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
+    add_evaluate(judge)
+    for parallel in (train, sample, judge):
+        add_processes(parallel)
+    add_ablate(
+        command("ablate", "Run a study, or go on with one: variants of a recipe over seeds, with intervals.")
+    )
+    doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
+    doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
+    add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
+    return parser
+
+
+def add_train(train: argparse.ArgumentParser) -> None:
+    """The options of `ganjax train`."""
     train.add_argument(
         "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
     )
@@ -67,7 +89,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
     train.add_argument("--help-config", action="store_true", help="list all options of a config")
 
-    sample = command("sample", "Write samples of a trained run to a PNG or an .npz file.")
+
+def add_sample(sample: argparse.ArgumentParser) -> None:
+    """The options of `ganjax sample`."""
     sample.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
     sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
@@ -86,21 +110,6 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
     )
-    add_export(command("export", "Write the generator of a run to a file that needs no ganjax to load."))
-    add_interpolate(command("interpolate", "Show the way from sample to sample as a film, or styles mixed."))
-    judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
-    add_evaluate(judge)
-    for parallel in (train, sample, judge):
-        add_processes(parallel)
-    add_ablate(
-        command("ablate", "Run a study, or go on with one: variants of a recipe over seeds, with intervals.")
-    )
-    doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
-    doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    doctor.add_argument("--json", action="store_true", help="one JSON object")
-    add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
-    add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
-    return parser
 
 
 def class_list(text: str) -> tuple[int, ...]:

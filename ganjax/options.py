@@ -158,11 +158,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
     Option("data.flip", False, "mirror images horizontally at random"),
     Option("model.name", "dcgan", "network family", choices=FAMILIES),
-    Option(
-        "model.conditional",
-        False,
-        "G and D are told the class of each image: the labels of the data",
-    ),
+    Option("model.conditional", False, "G and D are told the class of each image: the labels of the data"),
     Option(
         "model.attention",
         0,

@@ -252,7 +252,9 @@ def write_nearest(path: Path, run: Run, n: int) -> str:
         closest, distance = np.where(better, start + index, closest), np.where(better, far, distance)
     order = np.argsort(distance)
     pairs = np.stack([samples[order], training[closest[order]]], axis=1)
-    write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=2 * max(1, round((n / 2) ** 0.5)))
+    if processes.is_main():
+        columns = 2 * max(1, round((n / 2) ** 0.5))
+        write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=columns)
     apart = distance / samples[0].size ** 0.5
     return f"{apart.min():.1f} to {apart.max():.1f} of 255 apart (root mean square)"
 
@@ -273,8 +275,7 @@ def sample(
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
 
     `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
-    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows pairs: a sample,
-    and the training image closest to it in pixels.
+    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows each sample beside the closest real image.
 
     Raises:
       UserError: no run or checkpoint there, or an `out` of another kind.

@@ -26,6 +26,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("loss.label_smoothing", "loss.name"): {"loss.label_smoothing": 0.1, "loss.name": "hinge"},
     ("dis.norm", "penalty.name"): {"dis.norm": "batch", "penalty.name": "r1"},
     ("dis.norm", "dis.packing"): {"dis.norm": "batch", "dis.packing": 2},
+    ("data.delivery", "data.name"): {"data.delivery": "streaming"},
     ("model.name", "model.attention"): {"model.name": "dcgan", "model.attention": 16},
     ("model.conditional", "dis.packing"): {
         "model.name": "resnet",

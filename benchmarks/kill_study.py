@@ -85,7 +85,7 @@ def main() -> None:
         child = subprocess.Popen(
             command(study, broken, options.per_device), cwd=ROOT, stdout=subprocess.DEVNULL
         )
-        wait = rng.uniform(3.0, max(6.0, took / 3)) if kills < options.kills else None
+        wait = rng.uniform(3.0, max(6.0, took / 5)) if kills < options.kills else None
         try:
             code = child.wait(wait)
         except subprocess.TimeoutExpired:

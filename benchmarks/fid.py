@@ -6,7 +6,7 @@ The features are drawn block by block, as a feature network would give them; the
 JSON line: seconds of the moments of both sets and of the distance (and of the processor, all cores together: what
 other programs do not change), and the peak of host memory above what the process held after its imports.
 
-Measured 2026-11-24 on 2 CPU cores with nothing else on them, three times: 7.0, 7.2 and 7.5 s (moments 5.2 to 5.6,
+Measured 2026-11-24 on 2 CPU cores, other jobs held back, three times: 7.0, 7.2 and 7.5 s (moments 5.2 to 5.6,
 distance 1.8 to 2.0), 12.0 to 12.4 s of processor time, 231 MB; pinned to one core 11.4 s.
 """
 

@@ -17,6 +17,7 @@ from ganjax import sample as sampling
 from ganjax import training
 from ganjax.errors import UserError
 from ganjax.monitor import read_rows
+from ganjax.monitor.verdicts import Row
 from ganjax.writers.pictures import grid_picture
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Run:
         return f"<ganjax.Run {self.workdir}: {self.config.model.name} on {self.config.data.name}, {state}>"
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Row]:
         """The log lines of `metrics.jsonl`, oldest first: step, images, seconds, loss/dis, loss/gen and more."""
         return read_rows(self.workdir / "metrics.jsonl")
 

@@ -54,6 +54,7 @@ def latents_of_the_example(name: str) -> list[Any]:
     return [jax.random.normal(key, shape), *labels]
 
 
+@pytest.mark.slow
 def test_an_export_makes_the_same_images_with_jax_alone(made: Any, tmp_path: Path) -> None:
     for name, (workdir, _, _) in made.items():
         assert "differ from the run's by at most" in export(workdir, tmp_path / f"{name}.jaxexport")
@@ -101,6 +102,7 @@ def test_the_file_says_what_it_is(made: Any, tmp_path: Path) -> None:
     assert len(loader.splitlines()) <= 10 and loader in (LOADER.parent.parent / "model.md").read_text()
 
 
+@pytest.mark.slow
 def test_truncated_styles_are_part_of_the_program(made: Any, tmp_path: Path) -> None:
     workdir, build, state = made["styles"]
     export(workdir, tmp_path / "half.jaxexport", truncation=0.5)

@@ -165,7 +165,7 @@ class Painter:
         self._straight = model.latent_distribution == "uniform"  # the arc would leave the cube
         self._styled = styled
         self.layers: int = run.build.game.gen.style_shape[0] if styled else 0  # type: ignore[attr-defined]
-        self._paint = jax.jit(self._apply)
+        self._paint, self._map = jax.jit(self._apply), jax.jit(self._styles)
 
     def _apply(self, variables: Any, latents: jax.Array, labels: Any, offsets: Any) -> jax.Array:
         styles = {"truncation": self._truncation, "style_offsets": offsets} if self._styled else {}
@@ -190,22 +190,23 @@ class Painter:
         latents = np.asarray(self._draw(fold_each(key, jnp.arange(n, dtype=jnp.int32))))
         classes = self._run.build.classes
         labels = np.arange(n, dtype=np.int32) % classes if classes else None
-        return Keyframe(latents, labels, self._styles(latents, labels) if self._styled else None)
+        styles = np.asarray(self._map(self._run.variables, latents, labels)) if self._styled else None
+        return Keyframe(latents, labels, styles)
 
-    def _styles(self, latents: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """What G's mapping makes of latents, [n, W], before truncation."""
+    def _styles(self, variables: Any, latents: jax.Array, labels: Any) -> jax.Array:
+        """What G's mapping makes of latents, [n, W], before truncation; compiled, nothing else of G is left."""
         from ganjax.models.stylegan2 import Mapping
 
         _, seen = self._run.build.game.gen.apply(
-            self._run.variables,
-            jnp.asarray(latents),
+            variables,
+            latents,
             labels,
             train=False,
             capture_intermediates=lambda module, _: isinstance(module, Mapping),
             mutable=["intermediates"],
         )
         (styles,) = jax.tree.leaves(seen["intermediates"])
-        return np.asarray(styles, np.float32)
+        return styles.astype(jnp.float32)
 
     def paths(self, keyframes: Sequence[Keyframe], steps: int) -> np.ndarray:
         """Images uint8 [frames, n, H, W, C] from each keyframe to the next, `steps` frames each, without the last."""

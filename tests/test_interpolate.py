@@ -60,6 +60,7 @@ def test_a_film_passes_through_the_samples(classes: Path, tmp_path: Path, kind: 
     assert off[3] < (1e-9 if kind == "gif" else 8) and min(off[0], off[1], off[4]) > 2 * off[3] + 1
 
 
+@pytest.mark.slow
 def test_styles_go_straight(styles: Path) -> None:
     painter = Painter(open_images(styles, "ema", None), truncation=0.7)
     here, there = painter.keyframe(0, 3), painter.keyframe(1, 3)

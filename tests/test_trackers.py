@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from ganjax.writers import Progress, RunWriter, trackers, write_grid
 CONFIG = {"seed": 3, "loss.name": "hinge"}
 
 
-def log_two_sittings(workdir: Path, **names: str) -> None:
+def log_two_sittings(workdir: Path, wandb: str = "", mlflow: str = "") -> None:
     """Steps 10 and 20, then again from 10 as after a kill."""
-    options = {"wandb": "", "mlflow": "", **names}
     for start, steps in ((0, (10, 20)), (10, (20, 30))):
-        opened = trackers(workdir, CONFIG, **options)
+        opened = trackers(workdir, CONFIG, wandb=wandb, mlflow=mlflow)
         shown = io.StringIO()
         progress = Progress(30, console=Console(file=shown), live=False)
         with RunWriter(
@@ -37,6 +37,7 @@ def log_two_sittings(workdir: Path, **names: str) -> None:
             write_grid(path, np.zeros((4, 8, 8, 1), np.uint8))
             writer.image(steps[-1], path)
         assert "failed" not in shown.getvalue()
+        time.sleep(1.1 if wandb else 0)  # its offline sittings are told apart by the second
 
 
 def test_mlflow_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

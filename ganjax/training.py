@@ -254,11 +254,12 @@ class Loop:
     def advance(self, writer: RunWriter, until: int) -> None:
         """Steps up to `until`, or to a signal."""
         seed = int(jax.device_get(self.state.hyper["seed"]))  # a remedy may have drawn another
+        update = self.update  # made outside of the guard: it places its own arguments
         with self.feed.start(self.step, until, seed) as feed:
             while self.step < until and not self.ended and not self.stop.due():
                 data = next(feed)
                 with jax.transfer_guard("disallow"):
-                    self.state, metrics = self.update(self.state, data)
+                    self.state, metrics = update(self.state, data)
                 self.step += self.calls
                 self.pending.append(metrics)
                 if len(self.pending) > IN_FLIGHT:  # the host may run ahead by so many calls

@@ -39,10 +39,9 @@ def per_device(base: Sequence[RunSpec], devices: Sequence[jax.Device], workdir: 
     best = 1
     for size in (size for size in SIZES if size <= most):
         rates[size] = steps_per_second(base[0], devices, size)
-        if rates[size] > rates[best] * GAIN:
-            best = size
-        elif size > 2 * best:
+        if size > best and rates[size] <= rates[best] * GAIN:
             break
+        best = size
     atomic_write_json(
         path,
         {

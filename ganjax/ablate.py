@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -225,16 +224,3 @@ def dry_run(spec: str, *, as_json: bool) -> str:
         f"{len(runs)} runs: {len(runs) // seeds} variants × {seeds} seeds, {programs} programs to compile; a run of "
         f"the base takes {flops / 1e12:.2f} TFLOP, all about {flops * len(runs) / 1e12:.0f}."
     )
-
-
-def read_study(workdir: Path) -> dict[str, Any]:
-    """`study.json` of a study's folder.
-
-    Raises:
-      UserError: there is none.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        found: Any = json.loads((workdir / STUDY).read_text())
-        if isinstance(found, dict):
-            return found
-    raise UserError(f"{workdir} holds no study: {STUDY} cannot be read.")

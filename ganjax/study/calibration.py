@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ganjax import parallel
 from ganjax.factory import build
@@ -75,10 +74,7 @@ def steps_per_second(run: RunSpec, devices: Sequence[jax.Device], size: int) -> 
     shape = (len(devices), size) if size > 1 else (len(devices),)
     state = jax.tree.map(lambda x: np.broadcast_to(x, shape + np.shape(x)), first)
     step = np.broadcast_to(first.step, (len(devices),))
-    mesh = parallel.make_mesh(devices)
-    states: Any = jax.device_put(
-        dataclasses.replace(state, step=step), NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-    )
+    states: Any = parallel.divide(dataclasses.replace(state, step=step), devices)
     times: list[float] = []
     for _ in range(1 + CALLS):
         begin = time.perf_counter()

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -180,19 +179,14 @@ class Population:
     def _stacked(self, states: Sequence[GanState], step: int) -> GanState:
         host = [dataclasses.replace(state, step=None) for state in jax.device_get(list(states))]
         steps = np.full(len(self._devices), step, np.int32)
-        return self._put(dataclasses.replace(self._grid(host), step=steps))
+        return parallel.divide(dataclasses.replace(self._grid(host), step=steps), self._devices)
 
     def _data(self) -> Tree:
         """The reals: one copy on each device, or each member's own."""
         sets = [member.loop.setup.dataset for member in self.members]
         if not self._own_data:
             return parallel.replicate((sets[0].images, sets[0].labels), self._devices)
-        return self._put(self._grid([(one.images, one.labels) for one in sets]))
-
-    def _put(self, tree: Tree) -> Tree:
-        """Every leaf [D, …], a row on each device."""
-        mesh = parallel.make_mesh(self._devices)
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
+        return parallel.divide(self._grid([(one.images, one.labels) for one in sets]), self._devices)
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
     python benchmarks/monitor.py --config=configs/quickstart.py --steps=200 --repeats=7
 
-Without it there is no fixed batch, no verdict and no ratio of update to weights in the step. The log lines and the
+Without it there is no fixed batch, no verdict and no ratio of update to weights. The log lines and the
 measurements come as often as the recipe says. Seconds of the clock and of the processor (all cores together: what
 other programs hardly change), and of one measurement. Prints a line and one JSON line.
 """
@@ -56,22 +56,20 @@ def main() -> None:
     }
     changes = [(key, str(value)) for key, value in options.items()]
     config = configs.resolve(arguments.config, [*changes, *(tuple(x.split("=", 1)) for x in arguments.set)])
-    import jax.numpy as jnp
-
-    from ganjax import step
+    from ganjax import training
     from ganjax.checkpoint import Checkpointer
+    from ganjax.movement import weights
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.training import Loop
-    from ganjax.writers import RunWriter
+        from ganjax.writers import RunWriter
 
-    ratio, samples = step.relative_change, config.monitor.samples
+    samples = config.monitor.samples
 
     def loop_in(folder: Path, checkpoints: Checkpointer, *, watched: bool) -> Any:
         """A loop that has compiled its step and its probe."""
         config.monitor.samples = samples if watched else 0
-        step.relative_change = ratio if watched else lambda old, new: jnp.zeros(())
-        loop = Loop(config, prepare(config), folder, checkpoints, StopSignals())
+        training.weights = weights if watched else lambda state: None  # then no ratio is taken
+        loop = training.Loop(config, prepare(config), folder, checkpoints, StopSignals())
         if not watched:
             loop.watch = Unwatched()  # type: ignore[assignment]
         with RunWriter(folder / "first", total_steps=total, start_step=0) as writer:
@@ -89,6 +87,7 @@ def main() -> None:
             for i in range(arguments.repeats):
                 for watched in (True, False) if i % 2 else (False, True):
                     loop = loops[watched]
+                    training.weights = weights if watched else lambda state: None
                     start = now()
                     loop.advance(writer, until=loop.step + arguments.steps)
                     loop.state.step.block_until_ready()

@@ -62,6 +62,14 @@ class Remedy:
     seed: int
 
 
+class Relapse(Exception):
+    """The monitor asks for a remedy; the loop takes it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.name)
+        self.verdict = verdict
+
+
 class Remedies:
     """The remedies of a run, and how many more there may be."""
 

@@ -35,8 +35,7 @@ class GanState:
       gen, dis: the two networks.
       ema: averaged variables of G: `params` and `batch_stats`; `spectral` as G's own.
       control: what steers the game across steps (ADA's p, LeCam's averages, D's accuracy), float32 scalars,
-        `update_ratio/dis`, `update_ratio/gen`: as they were last measured, and `fault/dis`, `fault/gen`: int32, the
-        first step with a non-finite loss or gradient, or -1.
+        and `fault/dis`, `fault/gen`: int32, the first step with a non-finite loss or gradient, or -1.
       hyper: float32 scalars and the uint32 `seed`; traced, so that runs which differ here share a program.
     """
 

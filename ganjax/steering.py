@@ -38,7 +38,6 @@ def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
     if config.train.balance == "adaptive":
         start |= {"balance/accuracy": 0.5, "rest/dis": 0.0, "rest/gen": 0.0}
     control = {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
-    control |= {f"update_ratio/{net}": jnp.zeros((), jnp.float32) for net in ("gen", "dis")}
     return {**control, "fault/dis": jnp.asarray(-1, jnp.int32), "fault/gen": jnp.asarray(-1, jnp.int32)}
 
 

@@ -24,9 +24,6 @@ from ganjax.state import GanState, NetState
 
 Metrics = dict[str, jax.Array]
 Tree = Any
-RATIO_EVERY = (
-    20  # steps between two looks at how far the weights move: on small networks each costs 5 % of a step
-)
 
 
 @struct.dataclass
@@ -135,14 +132,7 @@ def update_net(
         grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
     )
     metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.tree.norm(grads)}
-    ratio = jax.lax.cond(
-        state.step % RATIO_EVERY == 0,
-        lambda: relative_change(net.params, params),
-        lambda: state.control[f"update_ratio/{name}"],
-    )
-    metrics |= {f"update_ratio/{name}": ratio}
-    control = {**note_fault(state, name, metrics), f"update_ratio/{name}": ratio}
-    state = dataclasses.replace(state, control=control)
+    state = dataclasses.replace(state, control=note_fault(state, name, metrics))
     moved = NetState(params=params, stats=stats, opt_state=opt_state)
     resting = state.control.get(f"rest/{name}")
     if resting is not None:  # the adaptive balance: a resting network keeps everything as it was
@@ -342,12 +332,6 @@ def measure(name: str, total: jax.Array, terms: Metrics, round_: Round) -> Metri
         right = jnp.concatenate([real > 0, fake < 0]).astype(jnp.float32)
         metrics |= {"dis/accuracy": jnp.mean(right), "dis/sign_real": jnp.mean(jnp.sign(real))}
     return jax.lax.stop_gradient(metrics)
-
-
-def relative_change(old: Tree, new: Tree) -> jax.Array:
-    """‖new − old‖ / ‖old‖ over all parameters: some .001 in a steady run."""
-    change = optax.tree.norm(optax.tree.sub(new, old))
-    return change / jnp.maximum(optax.tree.norm(old), 1e-12)
 
 
 def note_fault(state: GanState, name: str, metrics: Metrics) -> dict[str, jax.Array]:

@@ -21,10 +21,11 @@ from ganjax.errors import DivergedError, UserError
 from ganjax.factory import Build
 from ganjax.faults import check_faults, faults_of
 from ganjax.monitor import Verdict, Watch, read_rows
+from ganjax.movement import movement, weights
 from ganjax.options import BY_KEY
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
-from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Remedies, Remedy
+from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Relapse, Remedies, Remedy
 from ganjax.report.live import LivePage
 from ganjax.sample import Sampler, write_samples
 from ganjax.setup import Setup, prepare
@@ -64,14 +65,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 (folder / "config.json").unlink()
             raise
         return loop.run()
-
-
-class Relapse(Exception):
-    """The monitor asks for a remedy; the loop takes it."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.name)
-        self.verdict = verdict
 
 
 class Loop:
@@ -129,6 +122,7 @@ class Loop:
         self.calls = steps_per_call(config, self.step, setup.scan and not setup.dataset.streams)
         self.page = LivePage(folder, enabled=config.log.report and processes.is_main())
         self.pending: list[dict[str, Any]] = []
+        self.moved: dict[str, Any] = {}  # how far the last call before a log line moved the weights
         self._out_of_time = False
 
     @functools.cached_property
@@ -258,19 +252,27 @@ class Loop:
         with self.feed.start(self.step, until, seed) as feed:
             while self.step < until and not self.ended and not self.stop.due():
                 data = next(feed)
+                before = weights(self.state) if self.logs_at(self.step + self.calls) else None
                 with jax.transfer_guard("disallow"):
                     self.state, metrics = update(self.state, data)
+                if before is not None:
+                    self.moved = movement(before, self.state, steps=self.calls)
                 self.step += self.calls
                 self.pending.append(metrics)
                 if len(self.pending) > IN_FLIGHT:  # the host may run ahead by so many calls
                     self.pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
                 self.boundaries(writer)
 
+    def logs_at(self, step: int) -> bool:
+        """Whether a log line is due at this step."""
+        return step % self.config.log.every_steps == 0 or step >= self.config.train.steps
+
     def at_boundary(self, step: int) -> bool:
         """Whether anything is due at this step."""
         config = self.config
-        every = (config.log.every_steps, config.log.sample_every_steps, config.checkpoint.every_steps)
-        return step >= config.train.steps or any(step % n == 0 for n in every)
+        return self.logs_at(step) or not (
+            step % config.log.sample_every_steps and step % config.checkpoint.every_steps
+        )
 
     def boundaries(self, writer: RunWriter) -> None:
         """What is due after this call: a log line, a grid, a checkpoint."""
@@ -282,7 +284,7 @@ class Loop:
             self._spend()
         last = self.ended
         if due or last:
-            self._log(writer, self.pending)
+            self._log(writer)
         if step % config.log.sample_every_steps == 0 or last:
             check_faults(self.state, self.folder)
             path = self.folder / "samples" / f"step_{step:08d}.png"
@@ -300,15 +302,15 @@ class Loop:
                 "Bring it back and give the same command: it goes on from the last checkpoint in there."
             )
 
-    def _log(self, writer: RunWriter, pending: list[dict[str, jax.Array]]) -> None:
+    def _log(self, writer: RunWriter) -> None:
         """Averages the metrics since the last line; the only place where the host waits for them."""
-        rows = jax.device_get(pending)
-        pending.clear()
+        rows, moved = jax.device_get((self.pending, self.moved))
+        self.pending.clear()
+        self.moved = {}
         metrics = {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0]}
         control = jax.device_get(self.state.control)
-        metrics |= {
-            name: float(value) for name, value in control.items() if name in ("ada/p", "balance/accuracy")
-        }
+        steering = {name: control[name] for name in ("ada/p", "balance/accuracy") if name in control}
+        metrics |= {name: float(value) for name, value in {**moved, **steering}.items()}
         images = self.step * self.build.images_per_step
         if self.feed.streams:  # share of the time that the loop waited for data
             metrics["data/wait"] = self.feed.waited() / max(

@@ -24,6 +24,7 @@ from ganjax.compat import MIXTURES
 from ganjax.config import to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import build
+from ganjax.movement import movement, weights
 from ganjax.options import BY_KEY
 from ganjax.setup import Setup, load_data, scans
 from ganjax.signals import StopSignals
@@ -74,6 +75,7 @@ class Population:
             self._stack = stack.pop_all()
         loop = self.members[0].loop
         self._pending: list[dict[str, jax.Array]] = []
+        self._moved: dict[str, jax.Array] = {}
         self._own_data = loop.config.data.name in MIXTURES
         self._update = parallel.make_population_update(
             loop.build.game,
@@ -121,8 +123,11 @@ class Population:
         states = self._stacked([member.loop.state for member in self.members], step)
         data = self._data()
         while step < loop.config.train.steps and not self._stop.due():
+            before = weights(states) if loop.logs_at(step + loop.calls) else None
             with jax.transfer_guard("disallow"):
                 states, metrics = self._update(states, data)
+            if before is not None:
+                self._moved = movement(before, states, steps=loop.calls, lead=2 if self._size > 1 else 1)
             step += loop.calls
             self._pending.append(metrics)
             if len(self._pending) > IN_FLIGHT:
@@ -135,8 +140,9 @@ class Population:
 
     def _hand_over(self, step: int, states: Tree, *, due: bool) -> None:
         """Gives each member its state and its numbers since the last time, and lets it do what is due."""
-        host, rows = jax.device_get((states, self._pending))
+        host, rows, moved = jax.device_get((states, self._pending, self._moved))
         self._pending.clear()
+        self._moved = {}
         for member in self.members:
             if member.summary is not None:
                 continue
@@ -145,6 +151,7 @@ class Population:
             state = jax.tree.map(own, dataclasses.replace(host, step=None))
             state = dataclasses.replace(state, step=np.asarray(step, np.int32))
             loop.step, loop.state = step, parallel.replicate(state, loop.setup.devices)
+            loop.moved = jax.tree.map(own, moved)
             loop.pending += [jax.tree.map(own, row) for row in rows]
             if not due:
                 continue

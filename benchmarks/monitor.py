@@ -61,7 +61,7 @@ def main() -> None:
     from ganjax.movement import weights
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-        from ganjax.writers import RunWriter
+    from ganjax.writers import RunWriter
 
     samples = config.monitor.samples
 

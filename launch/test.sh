@@ -45,6 +45,7 @@ if $lint; then
   check 'ruff check' "$python" -m ruff check .
   check 'ruff format' "$python" -m ruff format --check .
   check mypy "$python" -m mypy
+  check 'docs site' env NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet # into build/site
   check shellcheck "$venv/bin/shellcheck" -x launch/*.sh launch/*.sbatch .ci/run
 fi
 [ ${#failed[@]} = 0 ] || say "FAILED before pytest: ${failed[*]} (see above)"

@@ -1,8 +1,9 @@
-"""A trained generator as a file that needs no ganjax: a program and its weights for jax, or the weights alone.
+"""A trained generator as a file that needs no ganjax: a program and its weights, for jax or ONNX, or the weights alone.
 
 `.jaxexport` is an .npz: `program`, a `jax.export` artifact (StableHLO with a symbolic batch) as uint8; `metadata` in
 JSON; and the weights by name, which are the program's first argument; `docs/examples/load_export.py` reads it with jax
-alone. `.safetensors` has the same weights under the same names, and the same metadata. No reader runs a pickle.
+alone. `.safetensors` has the same weights under the same names, and the same metadata. `.onnx` is a model of ONNX with
+inputs `latents` and, where there are classes, `labels`, and the metadata under `ganjax`. No reader runs a pickle.
 """
 
 from __future__ import annotations
@@ -48,24 +49,24 @@ def export(
 
     Args:
       workdir: of the run.
-      out: ends in .jaxexport or .safetensors.
+      out: ends in .jaxexport, .safetensors or, with the extra `onnx`, .onnx.
       weights: `ema` or `raw`.
       step: of the checkpoint; the newest by default.
-      truncation: ψ of a generator that truncates its styles, baked into a `.jaxexport`; 1 leaves them.
+      truncation: ψ of a generator that truncates its styles, baked into the program; 1 leaves them.
 
     Raises:
       UserError: no run or checkpoint there, an `out` of another kind, a truncation where latents would be truncated, or
         a file that makes other images than the run; nothing is written then.
     """
     if out.suffix not in FORMATS:
-        raise UserError(f"--out takes a file ending in {' or '.join(FORMATS)}, and got {out.name!r}.")
+        raise UserError(f"--out takes a file ending in {', '.join(FORMATS)}, and got {out.name!r}.")
     if not 0 < truncation <= 1:
         raise UserError(f"--truncation takes a number above 0 and at most 1, and got {truncation}.")
     run = open_run(workdir, n=1, weights=weights, step=step, devices=0)
-    if truncation != 1 and not (run.build.truncates and out.suffix == ".jaxexport"):
+    if truncation != 1 and not (run.build.truncates and out.suffix != ".safetensors"):
         raise UserError(
-            "--truncation goes into the .jaxexport of a generator with styles (stylegan2). Elsewhere the latents are "
-            "truncated, and they are the input of what is exported: draw them within ±truncation there."
+            "--truncation goes into the .jaxexport or .onnx of a generator with styles (stylegan2). Elsewhere the "
+            "latents are truncated, and they are the input of what is exported: draw them within ±truncation there."
         )
     arrays = {name: np.asarray(x) for name, x in flatten_dict(run.variables, sep=".").items()}
     facts = describe(run, weights, truncation)
@@ -185,7 +186,31 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
     return content, lambda *inputs: call(read, *inputs)
 
 
+def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
+    """The bytes of a model of ONNX, and the function (latents, labels) → images that onnxruntime makes of them."""
+    try:
+        import onnxruntime
+
+        from ganjax import onnx_graph
+    except ImportError as error:
+        raise UserError(f"A .onnx needs the extra onnx: pip install 'ganjax[onnx]' ({error}).") from None
+    if run.config.train.precision != "float32":
+        raise UserError(f"A .onnx is float32, and the run computes in {run.config.train.precision}.")
+    generate = make_generate(run.build.game.gen, run.dataset.scale, facts["truncation"])
+    inputs: dict[str, Any] = {"latents": ((facts["latent_dim"],), np.float32), "labels": ((), np.int32)}
+    inputs = {name: inputs[name] for name in facts["inputs"]}
+    output = "images" if facts["resolution"] else "points"
+    content = onnx_graph.to_onnx(generate, arrays, inputs, output, {"ganjax": json.dumps(facts)})
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def again(*given: jax.Array) -> Any:
+        return session.run(None, dict(zip(inputs, map(np.asarray, given), strict=True)))[0]
+
+    return content, again
+
+
 FORMATS: dict[str, Callable[[Run, Arrays, dict[str, Any]], tuple[bytes, Callable[..., Any]]]] = {
     ".jaxexport": to_jaxexport,
     ".safetensors": to_safetensors,
+    ".onnx": to_onnx,
 }

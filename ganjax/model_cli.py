@@ -29,7 +29,8 @@ def add_export(export: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="a .jaxexport (program and weights; loads with jax alone) or a .safetensors (weights)",
+        help="a .jaxexport (program and weights; loads with jax alone), a .onnx (loads with onnxruntime alone) or a "
+        ".safetensors (weights)",
     )
     export.add_argument(
         "--truncation", type=float, default=1.0, help="of the styles of stylegan2, baked in (default: 1)"

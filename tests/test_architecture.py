@@ -115,7 +115,7 @@ def test_package_imports_only_what_it_declares(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = [
         name
-        for extra in ("tensorflow", "ray", "wandb", "mlflow")
+        for extra in ("tensorflow", "ray", "wandb", "mlflow", "onnx")
         for name in project["optional-dependencies"][extra]
     ]
     declared = {

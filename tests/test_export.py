@@ -132,9 +132,9 @@ def test_safetensors_hold_the_averaged_weights(made: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "file", "options", "words"),
     [
-        ("classes", "model.pkl", {}, "--out takes a file ending in .jaxexport or .safetensors"),
+        ("classes", "model.pkl", {}, "--out takes a file ending in .jaxexport, .safetensors, .onnx"),
         ("classes", "model.jaxexport", {"truncation": 0.5}, "latents are truncated"),
-        ("styles", "model.safetensors", {"truncation": 0.5}, "goes into the .jaxexport"),
+        ("styles", "model.safetensors", {"truncation": 0.5}, "goes into the .jaxexport or .onnx"),
         ("styles", "model.jaxexport", {"truncation": 2.0}, "--truncation takes"),
     ],
 )

@@ -50,7 +50,9 @@ def test_the_pages_read_offline(site: Path, browser: Any, width: str) -> None:
     page = context.new_page()
     page.on("console", lambda message: wrong.append(f"{page.url} {message.type}: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"{page.url} {error}"))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
+    page.on(
+        "request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url)
+    )
     for path in sorted(set(site.glob("*.html")) - {site / "404.html"}):  # which is for servers
         page.goto(path.as_uri())
         if page.evaluate("document.documentElement.scrollWidth") > w:

@@ -3,9 +3,9 @@
     python docs/check_commands.py README.md docs/own_images.md    (all pages by default)
 
 Each page gets a folder that looks like a checkout, with a copy of the package, and what it takes for granted is put
-there first (`BEFORE`). Runs are shortened where the page does not say how long they are (`SHORTER`), a few lines are
-rewritten (`REWRITTEN`), and what cannot run on this machine is left out, with who does run it (`ELSEWHERE`). Prints
-each line with its seconds; exits with 1 after a page whose command failed. tests/test_commands.py runs it.
+there first (`BEFORE`). Runs are shortened and their networks made small (`SHORTER`), a few lines are rewritten
+(`REWRITTEN`), and what cannot run on this machine is left out, with who does run it (`ELSEWHERE`). Prints each line
+with its seconds; exits with 1 after a page whose command failed. tests/test_commands.py runs it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = re.compile(
 # What is trained runs a few steps: compiling with less optimisation is quicker.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-# Options of a `ganjax COMMAND` that get a value for which nobody waits. --config.… only where the page sets none.
+# Options of a `ganjax COMMAND` with values that need no patience; those of other commands than train only if given.
 SHORTER = {
     "train": {
         "--config.train.steps": "4",
@@ -40,17 +40,24 @@ SHORTER = {
         "--config.parallel.devices": "1",
         "--config.gen.width": "8",
         "--config.dis.width": "8",
+        "--config.gen.style_dim": "16",
+        "--config.gen.mapping_layers": "2",
     },
     "evaluate": {"--samples": "100"},
     "ablate": {"--config": "small_study.py"},
     "interpolate": {"--n": "1"},
 }
+FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 REWRITTEN: list[tuple[str, str]] = [
     # Installing is what CI and the test of launch/ do; here the package is in the folder.
     (r"^bash launch/local\.sh (train|sample) (.*)", r"bash launch/local.sh --dry-run \1 \2 && ganjax \1 \2"),
     # No cloud here: what would be called is printed; tests/test_launch.py plays it against stubs.
     (r"^bash launch/tpu_vm\.sh ", "bash launch/tpu_vm.sh --dry-run "),
-    (r"(/ganjax/launch/slurm\.sbatch .*--config=)…", r"\1configs/ablations/ten_lessons.py:grid"),
+    # Other pictures where the font is not installed.
+    (
+        r"^(python benchmarks/emoji\.py .*)",
+        rf"if [ -e {FONT} ]; then \1; else python make_pictures.py data/emoji 64 3; fi",
+    ),
     # 1,797 digits in the place of 60,000 garments.
     (r"runs/fashion_mnist", "runs/quickstart"),
     (r"--reference=fashion_mnist", "--reference=digits"),
@@ -77,7 +84,6 @@ QUICKSTART = "ganjax train --config=configs/quickstart.py --workdir=runs/quickst
 BEFORE: dict[str, list[str]] = {
     "README.md": ["python make_pictures.py PICTURES 64 3", "python make_pictures.py DIR 8 1"],
     "docs/model.md": [QUICKSTART],
-    "docs/own_images.md": ["[ -e benchmarks/emoji.py ] && python make_pictures.py data/emoji 64 3"],
     "docs/recipes.md": [
         "python make_pictures.py PICTURES 64 3",
         "ganjax data prepare PICTURES --out=data/mine --resolution=64",
@@ -149,17 +155,25 @@ def shortened(line: str) -> str:
     ):
         return line
     for option, value in SHORTER.get(found[1], {}).items():
-        if option.startswith("--config."):
-            missing = "" if f"{option}=" in line else f" {option}={value}"
-            line = re.sub(r"(?= & children| *$)", missing, line, count=1)
-        else:
+        given = f"{option}=" in line
+        if option != "--config.parallel.devices":  # two processes need two
             line = re.sub(rf"{option}=\S+", f"{option}={value}", line)
+        if not given and found[1] == "train":
+            line = re.sub(r"(?= & children| *$)", f" {option}={value}", line, count=1)
     return line
 
 
 def make_checkout(folder: Path) -> dict[str, str]:
     """Fills `folder` with what a checkout has; returns the environment to run in."""
-    for name in ("benchmarks", "configs", "docs", "launch", "pyproject.toml", "constraints.txt"):
+    for name in (
+        "benchmarks",
+        "configs",
+        "docs",
+        "launch",
+        "pyproject.toml",
+        "constraints.txt",
+        "mkdocs.yml",
+    ):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "ganjax", folder / "ganjax", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "make_pictures.py").write_text(PICTURES)

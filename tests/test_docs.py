@@ -49,11 +49,23 @@ def test_every_technique_has_a_recipe_that_switches_it(technique):
 
 def test_the_page_of_the_monitor_names_every_verdict_and_action():
     page = (ROOT / "docs" / "monitor.md").read_text()
-    assert all(f"| **{name}** |" in page or f"| *{name}* |" in page for name in ADVICE)
+    for text in (page, (ROOT / "docs" / "trouble.md").read_text()):
+        assert all(f"| **{name}** |" in text or f"| *{name}* |" in text for name in ADVICE)
     assert all(f"`{choice}`" in page for choice in BY_KEY["monitor.action"].choices)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_images.md", "docs/monitor.md"])
+def test_the_remedies_are_options_with_values_that_they_take():
+    """Each `--config.…` in a table of docs/trouble.md, one by one, on a recipe that it goes with."""
+    text = (ROOT / "docs" / "trouble.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    found = re.findall(r"--config\.([\w.]+)=([\w.]+)", " ".join(rows))
+    assert len(found) > 10
+    for key, value in found:
+        base = [("loss.name", "non_saturating")] if key == "loss.label_smoothing" else []
+        configs.resolve(str(ROOT / "configs" / "quickstart.py"), [*base, (key, value)])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own_images.md", "docs/monitor.md", "docs/trouble.md"])
 def test_the_commands_of_the_pages_are_understood(page, monkeypatch):
     """Every `ganjax …` of a page: its options exist, its recipe too, and what it sets."""
     monkeypatch.chdir(ROOT)

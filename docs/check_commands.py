@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,9 @@ SHORTER = {
     "interpolate": {"--n": "1"},
 }
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 REWRITTEN: list[tuple[str, str]] = [
     # Installing is what CI and the test of launch/ do; here the package is in the folder.
     (r"^bash launch/local\.sh (train|sample) (.*)", r"bash launch/local.sh --dry-run \1 \2 && ganjax \1 \2"),
@@ -66,7 +70,7 @@ REWRITTEN: list[tuple[str, str]] = [
     # Two processes of one run, side by side, on a free port of this machine.
     (
         r"^ganjax train … --coordinator=\S+(.*)",
-        r"ganjax train --config=configs/quickstart.py --workdir=runs/two --coordinator=127.0.0.1:29517\1 "
+        rf"ganjax train --config=configs/quickstart.py --workdir=runs/two --coordinator=127.0.0.1:{PORT}\1 "
         "--config.parallel.devices=2 & children+=($!)",
     ),
     (r"(\{\"train\.steps\": )200", r"\1 4"),
@@ -89,6 +93,9 @@ BEFORE: dict[str, list[str]] = {
         "ganjax data prepare PICTURES --out=data/mine --resolution=64",
     ],
     "docs/trouble.md": [QUICKSTART],
+    "launch/README.md": [  # a commit, which `setup` sends
+        "git init -q . && git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m 'for setup'",
+    ],
 }
 PICTURES = """
 import pathlib, sys
@@ -215,11 +222,14 @@ def edit(path: Path, diff: str) -> None:
 
 
 def run_shell(commands: list[str], folder: Path, environment: dict[str, str]) -> bool:
-    """Runs lines in one shell, which ends at the first that fails; prints them with their seconds."""
-    script = ["set -eo pipefail", "children=()"]
+    """Runs lines in one shell, which ends at the first that fails; prints them with their seconds.
+
+    What they export is there for the next lines of the folder too.
+    """
+    script = ["[ ! -e .shell ] || . ./.shell", "set -eo pipefail", "children=()"]
     for number, line in enumerate(commands):
         script += [f"echo {number} >&3", line]
-    script += ["echo end >&3", 'for child in "${children[@]}"; do wait "$child"; done']
+    script += ["echo end >&3", 'for child in "${children[@]}"; do wait "$child"; done', "export -p >.shell"]
     reading, writing = os.pipe()
     start = time.monotonic()
     command = ["bash", "-c", "\n".join(script).replace(">&3", f">&{writing}")]

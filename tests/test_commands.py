@@ -53,7 +53,7 @@ def test_commands_are_shortened() -> None:
     shortened = CHECK["shortened"]
     line = shortened("ganjax train --config=x.py --workdir=runs/x --config.gen.width=128")
     assert (
-        "--config.gen.width=128" in line and "gen.width=8 " not in line and "--config.train.steps=4" in line
+        line.count("gen.width") == 1 and "--config.gen.width=8" in line and "--config.train.steps=4" in line
     )
     assert shortened("ganjax train --config=x.py --dry-run") == "ganjax train --config=x.py --dry-run"
     assert shortened("ganjax evaluate --workdir=r --metrics=fid --samples=5000").endswith("--samples=100")

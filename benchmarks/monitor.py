@@ -147,9 +147,8 @@ def main() -> None:
         "ratio_processor_spread": [round(float(f(ratios[:, 1])), 4) for f in (min, max)],
     }
     times = f"{row['without_ms']:.2f} ms a step without the monitor, {row['with_ms']:.2f} with it"
-    print(
-        f"{times}, median ratio {row['ratio']:.3f}, of processor time {row['ratio_processor']:.3f}; {row['share']:.1%} of the time in it"
-    )
+    ratio = f"median ratio {row['ratio']:.3f}, of processor time {row['ratio_processor']:.3f}"
+    print(f"{times}, {ratio}; {row['share']:.1%} of the loop is spent in it")
     print(json.dumps(row))
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from ganjax.metrics import intervals
-from ganjax.metrics.moments import Gaussian, Moments, frechet_distance, gaussian
+from ganjax.metrics.moments import FrechetTo, Gaussian, Moments, frechet_distance, gaussian
 from ganjax.metrics.neighbours import (
     manifolds,
     memorised,
@@ -218,3 +218,26 @@ def test_interval_of_kid_covers_new_samples() -> None:
     fresh = np.std([kid(50 + s).mean() for s in range(20)])
     low, high = intervals.subsampling_interval(kid(7), 200, 1000)
     assert 0.8 * fresh < (high - low) / (2 * 1.96) < 3 * fresh
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_fids_standard_error_is_the_bootstraps(flat: bool) -> None:
+    """Also where the samples have no spread in some directions, as collapsed ones."""
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(12, 12)) / 3
+    samples = rng.normal(size=(3000, 12)) ** 3 @ mixing + 0.5
+    if flat:
+        samples[:, 8:] = 0.1
+    reference = gaussian(draw(5000, 12))
+    to_reference, own = FrechetTo(reference), gaussian(samples)
+
+    def again(counts: np.ndarray) -> float:
+        moments = Moments()
+        moments.add(samples, counts)
+        return to_reference(moments.result())
+
+    value = to_reference(own)
+    low, high = intervals.bootstrap(again, len(samples), value, seed=0, repeats=200)
+    assert to_reference.standard_error(samples, own) == pytest.approx(
+        (high - low) / 2 / intervals.Z, rel=0.15
+    )

@@ -143,6 +143,8 @@ def test_prdc_is_the_packages(k: int, block_bytes: int) -> None:
 
 def test_prdc_with_a_k_for_each_pair() -> None:
     found = manifolds(X, Y)
+    known = manifolds(X, Y, real_radii=squared_radii(X, 3, 5))
+    assert all(np.array_equal(getattr(found, name), getattr(known, name)) for name in ("recall", "coverage"))
     expected = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
     for name, k in expected.items():
         assert getattr(found, name).mean() == pytest.approx(float(ORACLE[f"{name}/{k}"]), rel=1e-6), name
@@ -158,7 +160,8 @@ def test_distances_by_hand() -> None:
     index, distance = nearest_neighbours(X[:50], Y)
     np.testing.assert_array_equal(index, whole.argmin(axis=1))
     np.testing.assert_allclose(distance, np.sqrt(whole.min(axis=1)), rtol=1e-9)
-    assert squared_radii(np.array([[0.0], [1.0], [3.0]]), 1).tolist() == pytest.approx([1, 1, 4])
+    line = np.array([[0.0], [1.0], [3.0]])
+    assert squared_radii(line, 1, 2).ravel().tolist() == pytest.approx([1, 1, 4, 9, 4, 9])
 
 
 def test_memorised_samples_are_found() -> None:

@@ -113,7 +113,7 @@ def prdc(case: Case) -> dict[str, Number]:
     """Precision, recall, density and coverage."""
     reals, fakes = case.reals.features[:MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
     _enough(reals, fakes, DENSITY_K + 1, "prdc")
-    found = manifolds(reals, fakes)
+    found = manifolds(reals, fakes, real_radii=case.reals.radii(len(reals)))
     counts = {"reals": len(reals), "fakes": len(fakes)}
     return {
         name: _mean(case, getattr(found, name), {"k": k, **counts})

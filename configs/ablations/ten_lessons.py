@@ -4,8 +4,8 @@
 
 Argument: the data, `grid`, `stacked_digits`, `digits` or `fashion_mnist`. The base is a plain GAN: non-saturating loss,
 the same learning rate in G and D, one update each, no noise, no smoothing, no spectral norm, one scale. Every variant
-changes one thing, and says what the lesson claims of it. `docs/ten_lessons.md` has what came out. Images get fewer losses,
-one of each kind, and budgets that two CPU cores finish within the hour: what helps early, not what is best in the end.
+changes one thing, and says what the lesson claims of it. `docs/ten_lessons.md` has what came out. Images get fewer
+losses, one of each kind, and budgets that two CPU cores finish within the hour: what helps early, not what is best.
 """
 
 from collections.abc import Sequence

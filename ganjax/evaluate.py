@@ -15,7 +15,6 @@ from ganjax.data import DATASETS, Dataset, load
 from ganjax.data.folder import image_folder
 from ganjax.errors import UserError
 from ganjax.metrics.features import FeatureNetwork, choose
-from ganjax.metrics.intervals import REPEATS
 from ganjax.metrics.measures import Case, check_names, measure
 from ganjax.metrics.protocol import Measurement, Protocol, code_version
 from ganjax.metrics.statistics import default_cache, gather, in_blocks, of_reference
@@ -23,7 +22,6 @@ from ganjax.sample import open_run
 from ganjax.workdir import atomic_write_json
 
 LEAST = 20  # samples
-QUICK = 20  # resampled sets of an interval in training: it is known to a fifth or so
 
 
 def evaluate_run(
@@ -132,7 +130,7 @@ class Judge:
     ) -> list[Measurement]:
         """The measures of samples that come in blocks; `quick` leaves out floors, and makes rougher intervals."""
         fakes = gather(blocks, self.network)
-        case = Case(self.reals, fakes, self.dataset, self.network, seed, repeats=QUICK if quick else REPEATS)
+        case = Case(self.reals, fakes, self.dataset, self.network, seed, rough=quick)
         protocol = Protocol(
             features=self.network.name,
             features_sha256=self.network.sha256,

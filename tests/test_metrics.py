@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from ganjax.metrics import intervals
-from ganjax.metrics.moments import Gaussian, Moments, frechet_distance, gaussian
+from ganjax.metrics.moments import FrechetTo, Gaussian, Moments, frechet_distance, gaussian
 from ganjax.metrics.neighbours import (
     manifolds,
     memorised,
@@ -143,6 +143,8 @@ def test_prdc_is_the_packages(k: int, block_bytes: int) -> None:
 
 def test_prdc_with_a_k_for_each_pair() -> None:
     found = manifolds(X, Y)
+    known = manifolds(X, Y, real_radii=squared_radii(X, 3, 5))
+    assert all(np.array_equal(getattr(found, name), getattr(known, name)) for name in ("recall", "coverage"))
     expected = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
     for name, k in expected.items():
         assert getattr(found, name).mean() == pytest.approx(float(ORACLE[f"{name}/{k}"]), rel=1e-6), name
@@ -158,7 +160,8 @@ def test_distances_by_hand() -> None:
     index, distance = nearest_neighbours(X[:50], Y)
     np.testing.assert_array_equal(index, whole.argmin(axis=1))
     np.testing.assert_allclose(distance, np.sqrt(whole.min(axis=1)), rtol=1e-9)
-    assert squared_radii(np.array([[0.0], [1.0], [3.0]]), 1).tolist() == pytest.approx([1, 1, 4])
+    line = np.array([[0.0], [1.0], [3.0]])
+    assert squared_radii(line, 1, 2).ravel().tolist() == pytest.approx([1, 1, 4, 9, 4, 9])
 
 
 def test_memorised_samples_are_found() -> None:
@@ -218,3 +221,26 @@ def test_interval_of_kid_covers_new_samples() -> None:
     fresh = np.std([kid(50 + s).mean() for s in range(20)])
     low, high = intervals.subsampling_interval(kid(7), 200, 1000)
     assert 0.8 * fresh < (high - low) / (2 * 1.96) < 3 * fresh
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_fids_standard_error_is_the_bootstraps(flat: bool) -> None:
+    """Also where the samples have no spread in some directions, as collapsed ones."""
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(12, 12)) / 3
+    samples = rng.normal(size=(3000, 12)) ** 3 @ mixing + 0.5
+    if flat:
+        samples[:, 8:] = 0.1
+    reference = gaussian(draw(5000, 12))
+    to_reference, own = FrechetTo(reference), gaussian(samples)
+
+    def again(counts: np.ndarray) -> float:
+        moments = Moments()
+        moments.add(samples, counts)
+        return to_reference(moments.result())
+
+    value = to_reference(own)
+    low, high = intervals.bootstrap(again, len(samples), value, seed=0, repeats=200)
+    assert to_reference.standard_error(samples, own) == pytest.approx(
+        (high - low) / 2 / intervals.Z, rel=0.15
+    )

@@ -31,6 +31,7 @@ from ganjax.metrics.ssim import diversity
 from ganjax.metrics.statistics import Statistics
 
 MOST_NEIGHBOURS = 10_000  # samples of either kind between which all distances are taken
+ROUGH = 20  # resampled sets of an interval in training: it is known to a fifth or so
 Settings = dict[str, int]
 
 
@@ -44,7 +45,7 @@ class Case:
       network: of the features.
       seed: of the draws.
       quick: a value without its interval (for the floor).
-      repeats: most resampled sets that an interval is made of.
+      rough: intervals of few resampled sets, and FID's to first order.
     """
 
     reals: Statistics
@@ -53,7 +54,7 @@ class Case:
     network: FeatureNetwork
     seed: int
     quick: bool = False
-    repeats: int = intervals.REPEATS
+    rough: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ def fid(case: Case) -> dict[str, Number]:
     to_reals = FrechetTo(case.reals.gaussian)
     value = to_reals(case.fakes.gaussian)
     features = case.fakes.features
+    if case.rough:
+        error = to_reals.standard_error(features, case.fakes.gaussian)
+        return {"fid": Number(value, intervals.around(value, error * _shrink(case, len(features))))}
 
     def again(counts: np.ndarray) -> float:
         moments = Moments()
@@ -109,7 +113,7 @@ def prdc(case: Case) -> dict[str, Number]:
     """Precision, recall, density and coverage."""
     reals, fakes = case.reals.features[:MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
     _enough(reals, fakes, DENSITY_K + 1, "prdc")
-    found = manifolds(reals, fakes)
+    found = manifolds(reals, fakes, real_radii=case.reals.radii(len(reals)))
     counts = {"reals": len(reals), "fakes": len(fakes)}
     return {
         name: _mean(case, getattr(found, name), {"k": k, **counts})
@@ -271,17 +275,24 @@ def _bootstrapped(
 ) -> Number:
     if case.quick:
         return Number(value, (value, value))
-    repeats = min(repeats, case.repeats)
+    repeats = min(repeats, ROUGH) if case.rough else repeats
     low, high = intervals.bootstrap(statistic, n, value, seed=case.seed, repeats=repeats)
-    shrink = (n / case.fakes.count) ** 0.5  # where not all samples are kept
+    shrink = _shrink(case, n)
     return Number(value, (value - (value - low) * shrink, value + (high - value) * shrink))
+
+
+def _shrink(case: Case, kept: int) -> float:
+    """Of an interval, where only so many samples were kept."""
+    return float(np.sqrt(kept / case.fakes.count))
 
 
 def _mean(case: Case, values: np.ndarray, settings: Settings) -> Number:
     value = float(np.mean(values))
     if case.quick:
         return Number(value, (value, value), settings)
-    interval = intervals.mean_interval(values, seed=case.seed, repeats=case.repeats)
+    interval = intervals.mean_interval(
+        values, seed=case.seed, repeats=ROUGH if case.rough else intervals.REPEATS
+    )
     return Number(value, interval, settings)
 
 

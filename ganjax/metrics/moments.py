@@ -137,3 +137,27 @@ class FrechetTo:
         gap = np.square(reference.mean - other.mean).sum()
         spread = np.trace(reference.covariance) + np.trace(other.covariance) - 2 * trace
         return float(max(0.0, gap + spread))
+
+    def standard_error(self, features: np.ndarray, other: Gaussian) -> float:
+        """Of the distance, to first order in the weights of the samples (Efron 1982, the infinitesimal jackknife).
+
+        With T = C₁^½ (C₁^½ C₂ C₁^½)^-½ C₁^½ the distance's derivative by the weight of a sample x is
+        2 (μ₂ − μ₁)·(x − μ₂) + (x − μ₂)ᵀ (1 − T) (x − μ₂), up to a constant. One pass instead of a bootstrap's many;
+        too small where the samples are as good as real ones, since the first order is zero there.
+
+        Args:
+          features: [n, D], n ≥ 2, those of `other`.
+          other: their moments.
+        """
+        inner = self._root @ other.covariance @ self._root
+        with threadpool_limits(1, "blas"):
+            values, vectors = linalg.eigh((inner + inner.T) / 2, driver="evd")
+        kept = values > 1e-12 * max(float(values[-1]), 1e-300)  # directions in which either set does not vary
+        half = self._root @ vectors[:, kept] / values[kept] ** 0.25  # T = half halfᵀ
+        direction = 2 * (other.mean - self._reference.mean)
+        influence = np.empty(len(features))
+        for start in range(0, len(features), ROWS):
+            x = features[start : start + ROWS].astype(np.float64) - other.mean
+            squares = np.square(x).sum(axis=1) - np.square(x @ half).sum(axis=1)
+            influence[start : start + ROWS] = x @ direction + squares
+        return float(influence.std(ddof=1) / np.sqrt(len(features)))

@@ -34,13 +34,13 @@ def square_distances(
         yield slice(start, start + len(part)), np.maximum(distances, 0.0, out=distances)
 
 
-def squared_radii(x: np.ndarray, k: int, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
-    """The squared distance of each of [N, D] to its k-th nearest other one, float64 [N]; N > k."""
-    radii = np.empty(len(x))
+def squared_radii(x: np.ndarray, *ks: int, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
+    """The squared distance of each of [N, D] to its k-th nearest other one, float64 [k's, N]; N > every k."""
+    radii = np.empty((len(ks), len(x)))
     for rows, distances in square_distances(x, x, block_bytes):
         own = np.arange(len(distances))
         distances[own, rows.start + own] = 0.0  # rounding aside, which could rank another one first
-        radii[rows] = np.partition(distances, k, axis=1)[:, k]  # place 0 is the sample itself
+        radii[:, rows] = np.partition(distances, ks, axis=1)[:, ks].T  # place 0 is the sample itself
     return radii
 
 
@@ -67,6 +67,7 @@ def manifolds(
     *,
     precision_k: int = PRECISION_K,
     density_k: int = DENSITY_K,
+    real_radii: np.ndarray | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Manifolds:
     """Precision, recall, density and coverage, sample by sample.
@@ -76,6 +77,7 @@ def manifolds(
       fakes: [M, D], M > precision_k.
       precision_k: neighbours that make the radii of precision and recall.
       density_k: neighbours that make the radii of density and coverage.
+      real_radii: `squared_radii(reals, precision_k, density_k)` where they are known, [2, N].
       block_bytes: of a block of distances.
 
     Raises:
@@ -86,16 +88,17 @@ def manifolds(
         raise ValueError(
             f"radii to {most} neighbours need more samples than {len(reals)} reals and {len(fakes)} fakes"
         )
-    real_radii = squared_radii(reals, precision_k, block_bytes)
-    fake_radii = squared_radii(fakes, precision_k, block_bytes)
-    wide_radii = real_radii if density_k == precision_k else squared_radii(reals, density_k, block_bytes)
+    if real_radii is None:
+        real_radii = squared_radii(reals, precision_k, density_k, block_bytes=block_bytes)
+    close, wide = real_radii
+    (fake_radii,) = squared_radii(fakes, precision_k, block_bytes=block_bytes)
     precision, density = np.zeros(len(fakes), bool), np.zeros(len(fakes))
     recall, coverage = np.zeros(len(reals), bool), np.zeros(len(reals), bool)
     for rows, distances in square_distances(reals, fakes, block_bytes):
-        precision |= (distances < real_radii[rows, None]).any(axis=0)
-        density += (distances < wide_radii[rows, None]).sum(axis=0)
+        precision |= (distances < close[rows, None]).any(axis=0)
+        density += (distances < wide[rows, None]).sum(axis=0)
         recall[rows] = (distances < fake_radii).any(axis=1)
-        coverage[rows] = distances.min(axis=1) < wide_radii[rows]
+        coverage[rows] = distances.min(axis=1) < wide[rows]
     return Manifolds(precision, recall, density / density_k, coverage)
 
 

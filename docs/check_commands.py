@@ -27,6 +27,7 @@ BLOCK = re.compile(
     r"(?:In (?P<new>a new file )?`(?P<file>[^`\n]+)`:\n\n)?^```(?P<kind>bash|python|diff)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+TRY = re.compile(r"^Try it: `(ganjax [^`]+)`$", re.MULTILINE)
 # What is trained runs a few steps: compiling with less optimisation is quicker.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -130,12 +131,14 @@ def pages() -> list[str]:
 
 
 def blocks(page: str) -> Iterator[tuple[str, str, str]]:
-    """(kind, file, text) of each fenced block that says what to do.
+    """(kind, file, text) of each fenced block, and each line "Try it: …", that says what to do.
 
     The kind is bash or python, or, after "In `FILE`:", diff, or new for the content of a new file.
     """
-    file = ""
-    for found in BLOCK.finditer((ROOT / page).read_text()):
+    file, text = "", (ROOT / page).read_text()
+    for line in TRY.findall(text):
+        yield "bash", "", f"{line}\n"
+    for found in BLOCK.finditer(text):
         file = found["file"] or file  # several diffs may follow each other
         kind = "new" if found["new"] and found["kind"] == "python" else found["kind"]
         yield kind, file, found["text"]

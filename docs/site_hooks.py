@@ -1,25 +1,31 @@
-"""What mkdocs does besides: pages that live elsewhere in the repository become pages of the site.
+"""What mkdocs does besides: pages that live elsewhere become pages of the site.
 
 On a forge the pages of docs/ link to each other and to `../launch/README.md`; here such a link leads to the page that
-is made of that file.
+is made of that file. The commands and options have a page from the code that reads them.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {"launch.md": "launch/README.md"}
+COLUMNS = "84"  # of the help texts
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of `ELSEWHERE`, their links turned the other way round."""
+    """Adds the pages of `ELSEWHERE`, their links turned the other way round, and `commands.md`."""
     for page, source in ELSEWHERE.items():
         text = (ROOT / source).read_text().replace("](../docs/", "](")
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, "commands.md", content=commands()))
     return files
 
 
@@ -28,3 +34,24 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     for page, source in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{source}", f"]({page}")
     return markdown
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers(below)
+
+
+def commands() -> str:
+    """The help of every command, and all options of a config."""
+    from ganjax import cli
+    from ganjax import config as configs
+
+    parts = ["# Commands and options", "What `ganjax COMMAND --help` and `ganjax train --help-config` print."]
+    with mock.patch.dict(os.environ, {"COLUMNS": COLUMNS}):
+        for parser in parsers(cli.make_parser()):
+            parts += [f"## {parser.prog}", f"```text\n{parser.format_help().rstrip()}\n```"]
+    return "\n\n".join([*parts, "## Options of a config", f"```text\n{configs.help_page().rstrip()}\n```\n"])

@@ -34,6 +34,8 @@ def test_every_page_of_docs_is_on_the_site(site: Path) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         assert (site / f"{page.stem}.html").exists()
     assert "From zero to a TPU" in (site / "launch.html").read_text()
+    help_texts = (site / "commands.html").read_text()
+    assert "Example: ganjax data prepare" in help_texts and "gen.optimizer.learning_rate = " in help_texts
     api = (site / "api.html").read_text()
     assert "ganjax.api.Run" in api and "truncation" in api
     assert (site / "examples" / "shallow.py").exists() and not list(site.glob("*.py"))

@@ -91,6 +91,8 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
     i, n = options.shard
     if not 0 <= i < n:
         raise UserError(f"--shard takes I/N with I from 0 to N - 1, and got {i}/{n}.")
+    if n > 1 and options.executor == "ray":
+        raise UserError("--shard is for the local executor: Ray divides the runs among its workers itself.")
     lock = workdir if n == 1 else workdir / "shards" / f"{i}_of_{n}"
     from ganjax.study import running
 

@@ -33,7 +33,7 @@ HEART = [  # a rank imports those above it in this list
 SCHEDULES = {"schedules"}  # from config to a part of the heart, for the next
 ASSEMBLY = {"terms", "steering"}  # from config to parts of the heart, for the factory
 LEAVES = {"parallel", "data", "metrics", "monitor", "checkpoint", "writers", "report"}
-FILES = {"workdir", "processes", "pictures"}  # what the leaves share
+FILES = {"workdir", "processes", "pictures", "npz"}  # what the leaves share
 
 
 def allowed_imports() -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ import pytest
 from conftest import RunCli
 from small import points_config
 
+from ganjax.ablate import Options, ablate
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import to_json
 from ganjax.errors import UserError
@@ -112,6 +113,7 @@ def test_impossible_variants_are_refused_by_name(changes: dict[str, Any], named:
         ("seeds=(0, 1)", "seeds=(1, 1)"),
         ('{"high_quality": "higher"}', '{"high_quality": "up"}'),
         ('"lr ×4"', '"BASE"'),
+        ("base.monitor.samples = 64", 'base.log.wandb = "project"'),
     ],
 )
 def test_what_is_no_study_is_refused(text: str, named: str, tmp_path: Path) -> None:
@@ -119,6 +121,12 @@ def test_what_is_no_study_is_refused(text: str, named: str, tmp_path: Path) -> N
     (tmp_path / "study.py").write_text(STUDY.replace(text, named))
     with pytest.raises(UserError, match="cannot be run"):
         load_study(str(tmp_path / "study.py"))
+
+
+def test_ray_takes_no_shard(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(STUDY)
+    with pytest.raises(UserError, match="--shard is for the local executor"):
+        ablate(str(tmp_path / "study.py"), tmp_path / "w", Options(executor="ray", shard=(0, 2)))
 
 
 def test_networks_that_cannot_be_are_refused_before_anything_is_trained() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ganjax.data.dataset import Dataset, Request, check_split, fit_images
 from ganjax.data.lazy import LazyImages, Reader
 from ganjax.data.tfds_source import is_prepared, read_prepared
 from ganjax.errors import UserError
+from ganjax.npz import read_npz
 from ganjax.pictures.decode import SUFFIXES, Refusal, decode, quiet_pillow, to_array
 from ganjax.pictures.sources import classes_of, list_files, reader, shown
 
@@ -139,9 +139,8 @@ def _in_memory(path: Path, names: list[str], resolution: int) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            samples = np.asarray(file["samples"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        samples = read_npz(path)["samples"]
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected an .npz with an array `samples`, and got {error!r}.") from error
     if not (samples.dtype == np.uint8 and samples.ndim == 4) and not (
         samples.dtype == np.float32 and samples.ndim == 2

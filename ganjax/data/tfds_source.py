@@ -16,7 +16,6 @@ import os
 import re
 import struct
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from ganjax.data.dataset import Dataset, Request, check_split, content_hash, fit_images
 from ganjax.data.lazy import LazyImages, LazyLabels, Reader
 from ganjax.errors import UserError, nearest
+from ganjax.npz import read_npz
 
 logger = logging.getLogger(__name__)
 
@@ -334,13 +334,11 @@ def _tfrecords(filename: str, start: int, stop: int) -> Iterator[bytes]:
 
 def _read_cache(cache: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
     try:
-        with np.load(cache, allow_pickle=False) as stored:
-            images = stored["images"]
-            labels = stored.get("labels")
-            expected = str(stored["sha256"])
+        stored = read_npz(cache)
+        images, labels, expected = stored["images"], stored.get("labels"), str(stored["sha256"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         logger.warning("%s is damaged (%s); decoding again.", cache, error)
         return None
     if content_hash(images, labels) != expected:

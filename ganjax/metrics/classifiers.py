@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ganjax.errors import UserError, nearest
 from ganjax.nn.layers import Conv, Dense, Norm
+from ganjax.npz import read_npz
 
 Tree = Any
 BLOCK = 256  # images a call of the compiled network takes, whatever the size of the batch
@@ -197,16 +197,16 @@ def pack(net: Net, variables: Tree, metadata: dict[str, Any]) -> bytes:
 def unpack(content: bytes, origin: str) -> Classifier:
     """The classifier whose file has these bytes; a `UserError` names `origin` where they are none."""
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            metadata = json.loads(str(file["metadata"]))
-            arrays = {key: file[key].astype(np.float32) for key in file.files if key != "metadata"}
+        file = read_npz(io.BytesIO(content))
+        metadata = json.loads(str(file.pop("metadata")))
+        arrays = {key: value.astype(np.float32) for key, value in file.items()}
         net = Net(metadata["classes"], metadata["width"])
         image = jax.ShapeDtypeStruct((1, *metadata["shape"]), jnp.float32)
         expected = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), image)
         shapes = {key: value.shape for key, value in flatten_dict(expected, sep="/").items()}
         if shapes != {key: value.shape for key, value in arrays.items()}:
             raise ValueError("its weights are not those of the network that its metadata describes")
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{origin} is not a classifier of ganjax, or damaged ({type(error).__name__}: {error})."
         ) from error

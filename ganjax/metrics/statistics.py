@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from ganjax.metrics.features import FeatureNetwork
 from ganjax.metrics.moments import Gaussian, Moments
 from ganjax.metrics.neighbours import DENSITY_K, PRECISION_K, squared_radii
 from ganjax.metrics.protocol import key_of
+from ganjax.npz import read_npz
 
 logger = logging.getLogger(__name__)
 
@@ -144,12 +144,12 @@ def default_cache() -> Path:
 def _read(path: Path) -> tuple[Gaussian, np.ndarray, np.ndarray | None] | None:
     """What `_write` wrote; None where it is missing or damaged (every member of a .npz has a checksum)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            gaussian = Gaussian(int(file["count"]), file["mean"], file["covariance"])
-            return gaussian, file["features"], file["logits"] if "logits" in file.files else None
+        file = read_npz(path)
+        gaussian = Gaussian(int(file["count"]), file["mean"], file["covariance"])
+        return gaussian, file["features"], file.get("logits")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s) and made anew", path, error)
         return None
 

@@ -78,12 +78,13 @@ class SelfAttention(nn.Module):
         def pooled(y: jax.Array) -> jax.Array:
             return nn.max_pool(y, (2, 2), (2, 2)).reshape(n, h * w // 4, y.shape[-1])
 
-        theta = conv(c // 8, "theta")(x).reshape(n, h * w, c // 8)
-        phi = pooled(conv(c // 8, "phi")(x))
-        g = pooled(conv(c // 2, "g")(x))
+        inner, half = max(1, c // 8), max(1, c // 2)  # of few channels, at least one
+        theta = conv(inner, "theta")(x).reshape(n, h * w, inner)
+        phi = pooled(conv(inner, "phi")(x))
+        g = pooled(conv(half, "g")(x))
         scores = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
         weights = nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("nqk,nkc->nqc", weights, g).reshape(n, h, w, c // 2)
+        mixed = jnp.einsum("nqk,nkc->nqc", weights, g).reshape(n, h, w, half)
         gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
         return x + gamma * conv(c, "o")(mixed)
 

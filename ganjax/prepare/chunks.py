@@ -11,13 +11,13 @@ import os
 import signal
 import threading
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from ganjax.npz import read_npz
 from ganjax.pictures.decode import Refusal, decode, fit
 from ganjax.pictures.sources import reader
 from ganjax.prepare.plan import Chunk
@@ -113,9 +113,9 @@ def _prepare_one(name: str, file: IO[bytes], chunk: Chunk) -> tuple[Outcome, byt
 def read_chunk(file: Path) -> tuple[list[Outcome], list[bytes]] | None:
     """What `work` wrote: the outcomes, and the PNGs of those that were taken; None where the file is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            outcomes = [Outcome(*values) for values in json.loads(stored["outcomes"].tobytes())]
-            blob, ends = stored["pngs"].tobytes(), stored["ends"].tolist()
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(file)
+        outcomes = [Outcome(*values) for values in json.loads(stored["outcomes"].tobytes())]
+        blob, ends = stored["pngs"].tobytes(), stored["ends"].tolist()
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return outcomes, [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -249,6 +249,10 @@ def _check(study: Study) -> None:
         (not all(slug(name) for name in names), "a variant has no name"),
         (bool(study.kimg) == bool(study.seconds), "it takes a budget in kimg or in seconds, one of them"),
         (study.kimg < 0 or study.seconds < 0, "its budget is negative"),
+        (
+            bool(study.base.log.wandb or study.base.log.mlflow),
+            "its base sets log.wandb or log.mlflow, and a study keeps its results in its folder alone",
+        ),
         (study.evaluations < 1 or study.samples < 20, "it needs an evaluation, of 20 samples or more"),
         (any(v.expected not in EXPECTED for v in study.variants), f"`expected` takes {EXPECTED}"),
         (

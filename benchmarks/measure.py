@@ -7,6 +7,7 @@ what the images show.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -204,13 +205,21 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def turns(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
-    """What each call gives, `repeats` times, one after another in turn, so that noise meets all alike."""
-    results: dict[str, list[Any]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, call in contestants.items():
-            results[name].append(call())
-    return results
+def turns(
+    contestants: dict[str, Callable[[], Any]], repeats: int, *, clean: float = math.inf, most: int = 40
+) -> tuple[dict[str, list[Any]], int]:
+    """What each call gives, one after another in turn, so that noise meets all alike; and the rounds thrown away.
+
+    A round in which any answer's `elsewhere` is above `clean` cores is made again, in at most `most` rounds in all; are
+    there not enough, the calmest ones count.
+    """
+    rounds: list[dict[str, Any]] = []
+    noise: list[float] = []
+    while len(rounds) < most and sum(n <= clean for n in noise) < repeats:
+        rounds.append({name: call() for name, call in contestants.items()})
+        noise.append(max((row.get("elsewhere", 0.0) for row in rounds[-1].values()), default=0.0))
+    calmest = sorted(sorted(range(len(rounds)), key=noise.__getitem__)[:repeats])
+    return {name: [rounds[i][name] for i in calmest] for name in contestants}, len(rounds) - len(calmest)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -4,7 +4,7 @@
 
 ganjax and each PyTorch variant run in processes of their own, which wait while another has its turn. The ratio is that
 of ganjax to the best PyTorch variant, the median over rounds of the ratio within a round. Parameters are asserted to
-be as many on both sides. `elsewhere` is how many cores other programs took meanwhile: above a tenth, do it again.
+be as many on both sides. Rounds in which other programs took more than 0.15 of a core (`elsewhere`) are made again, `--again` of them at most.
 Images are reals that a step's D updates see. Prints a table and one JSON line. Works unchanged on a GPU for ganjax; the
 twins are for CPU.
 """
@@ -86,7 +86,7 @@ def contest(game: str, options: argparse.Namespace, changes: list[tuple[str, str
             assert ours == theirs, f"{game}: {net} of {name} has {theirs} parameters, of ganjax {ours}"
     calls = {name: (lambda worker=worker: worker.ask(steps=steps)) for name, worker in workers.items()}
     turns(calls, 1)  # warms up
-    rounds = turns(calls, options.repeats)
+    rounds, dropped = turns(calls, options.repeats, clean=0.15, most=options.repeats + options.again)
     for worker in workers.values():
         worker.close()
     images = steps * config.train.batch_size * config.train.dis_steps
@@ -98,6 +98,7 @@ def contest(game: str, options: argparse.Namespace, changes: list[tuple[str, str
         "versions": {name: worker.ready["version"] for name, worker in workers.items()},
         "images_per_second": {name: spread(rates) for name, rates in rate.items()},
         "elsewhere": max(row["elsewhere"] for rows in rounds.values() for row in rows),
+        "rounds_made_again": dropped,
         "peak_mib": {name: rows[-1]["peak_mib"] for name, rows in rounds.items()},
     }
     others = [name for name in rate if name != "ganjax"]
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--torch-python", default="", help="a Python with torch; without one, only ganjax")
     parser.add_argument("--variants", default="eager,compile", help=", ".join(VARIANTS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--again", type=int, default=3, help="most rounds made again for noise")
     parser.add_argument("--steps", type=int, default=0, help="of a turn; 0 takes the game's own")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))

@@ -1,7 +1,8 @@
-"""The networks of `torch_twins.py`: DCGAN with and without scales, SNGAN's ResNet, StyleGAN2, in PyTorch, NCHW shapes."""
+"""The networks of `torch_twins.py`: DCGAN with and without scales, SNGAN's ResNet, StyleGAN2, in PyTorch (NCHW)."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -85,11 +86,9 @@ class DCGANGenerator(nn.Module):
         width = lambda side: channels(o["resolution"], side, o["gen_width"], o["gen_max"])
         self.first = Layer(o["latent"], 16 * width(4), 0)
         sides = levels(o["resolution"])
-        self.convs = nn.ModuleList(Layer(width(a), width(b)) for a, b in zip(sides, sides[1:], strict=False))
+        self.convs = nn.ModuleList(Layer(width(a), width(b)) for a, b in itertools.pairwise(sides))
         self.msg = o["msg"]
-        rgb = (
-            [Layer(width(side), 3, 1) for side in sides] if o["msg"] else [Layer(width(o["resolution"]), 3)]
-        )
+        rgb = [Layer(width(side), 3, 1) for side in sides] if o["msg"] else [Layer(width(o["resolution"]), 3)]
         self.rgb = nn.ModuleList(rgb)
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
@@ -212,7 +211,9 @@ def smooth_up(x: Tensor) -> Tensor:
 
 
 class Modulated(nn.Module):
-    def __init__(self, inputs: int, outputs: int, style: int, size: int = 3, *, up=False, demodulate=True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, style: int, size: int = 3, *, up=False, demodulate=True
+    ) -> None:
         super().__init__()
         self.affine = Equal(style, inputs, 0, start=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
@@ -252,7 +253,12 @@ class StyleGAN2Generator(nn.Module):
     def __init__(self, o: dict[str, Any]) -> None:
         super().__init__()
         width = lambda side: channels(o["resolution"], side, o["gen_width"], o["gen_max"])
-        dim, self.sides, self.latent, self.mixing = o["style"], levels(o["resolution"]), o["latent"], o["mixing"]
+        dim, self.sides, self.latent, self.mixing = (
+            o["style"],
+            levels(o["resolution"]),
+            o["latent"],
+            o["mixing"],
+        )
         self.mapping = nn.ModuleList(
             Equal(o["latent"] if i == 0 else dim, dim, 0, rate=o["mapping_rate"]) for i in range(o["mapping"])
         )

@@ -99,9 +99,7 @@ class Game:
         (slope,) = torch.autograd.grad((image * noise).sum(), offsets, create_graph=True)
         lengths = (slope.square().sum(2).mean(1) + 1e-8).sqrt()
         self.path_mean = self.path_mean + 0.01 * (lengths.detach().mean() - self.path_mean)
-        return (
-            self.options["path"] * self.options["path_every"] * (lengths - self.path_mean).square().mean()
-        )
+        return self.options["path"] * self.options["path_every"] * (lengths - self.path_mean).square().mean()
 
     def step(self) -> None:
         """`dis_steps` updates of D, one of G, and the average."""

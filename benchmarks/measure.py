@@ -94,11 +94,15 @@ class Running:
     per_call: int
 
     def advance(self, steps: int) -> None:
-        """So many steps, and waits for them."""
+        """So many steps, two calls in flight as in `ganjax train`, and waits for them."""
         import jax
 
+        pending: list[Any] = []
         for _ in range(max(1, steps // self.per_call)):
             self.state, metrics = self.update(self.state, self.data)
+            pending.append(metrics["loss/gen"])
+            if len(pending) > 2:
+                pending.pop(0).block_until_ready()
         jax.block_until_ready((self.state, metrics))
 
 

@@ -5,8 +5,8 @@
 ganjax and each PyTorch variant run in processes of their own, which wait while another has its turn. The ratio is that
 of ganjax to the best PyTorch variant: the median over rounds of the ratio within a round. Parameters are asserted to
 be as many on both sides. Rounds in which other programs took more than 0.15 of a core (`elsewhere`) are made again,
-`--again` of them at most. Images are reals that a step's D updates see; memory is the most that a process held. Prints a
-table and one JSON line. ganjax's side runs unchanged on a GPU; the twins are for CPU.
+`--again` of them at most. Images are reals that a step's D updates see; memory is the most that a process held. Prints
+a table and one JSON line. ganjax's side runs unchanged on a GPU; the twins are for CPU.
 """
 
 from __future__ import annotations

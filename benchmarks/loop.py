@@ -40,7 +40,7 @@ def main() -> None:
     from ganjax.pacing import steps_per_call
     from ganjax.setup import prepare
     from ganjax.signals import StopSignals
-    from ganjax.training import Loop
+    from ganjax.training import IN_FLIGHT, Loop
     from ganjax.writers import RunWriter
 
     setup = prepare(config)
@@ -56,8 +56,12 @@ def main() -> None:
             state, _ = update(parallel.replicate(setup.build.init(), setup.devices), data)  # compiles
             for i in range(arguments.repeats):
                 start = time.perf_counter()
+                pending = []
                 for _ in range(arguments.steps // calls):
                     state, metrics = update(state, data)
+                    pending.append(metrics["loss/gen"])
+                    if len(pending) > IN_FLIGHT:  # unbounded, collectives can block all of XLA's threads
+                        pending[-1 - IN_FLIGHT].block_until_ready()
                 metrics["loss/gen"].block_until_ready()
                 bare.append((time.perf_counter() - start) / arguments.steps)
                 start = time.perf_counter()

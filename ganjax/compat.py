@@ -207,6 +207,26 @@ RULES: tuple[Rule, ...] = (
         "the schedule would end before it starts: warm-up must be shorter than the run",
     ),
     Rule(
+        ("train.shared_forward", "train.dis_steps", "train.gen_steps"),
+        lambda c: c["train.shared_forward"] and (c["train.dis_steps"], c["train.gen_steps"]) != (1, 1),
+        "sharing the forward passes needs one update of each network a step",
+    ),
+    Rule(
+        ("train.shared_forward", "train.accumulate"),
+        lambda c: c["train.shared_forward"] and c["train.accumulate"] > 1,
+        "the shared passes are over the whole batch at once",
+    ),
+    Rule(
+        ("train.shared_forward", "loss.path_length"),
+        lambda c: c["train.shared_forward"] and c["loss.path_length"] > 0,
+        "path lengths need a pass through G of their own",
+    ),
+    Rule(
+        ("train.shared_forward", "penalty.orthogonal"),
+        lambda c: c["train.shared_forward"] and c["penalty.orthogonal"] > 0,
+        "the shared pass gives G its gradient through the fakes alone",
+    ),
+    Rule(
         ("train.balance_low", "train.balance_high"),
         lambda c: c["train.balance"] == "adaptive" and c["train.balance_low"] >= c["train.balance_high"],
         "the band of D's accuracy must have its low end below its high end",

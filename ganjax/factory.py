@@ -90,6 +90,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         packing=config.dis.packing,
         joint=config.dis.norm != "batch",
         group=compared_together(config),
+        simultaneous=config.train.shared_forward,
         axis_name=axis_name,
     )
     initialise = make_initialiser(config, game, dataset, sides)

@@ -6,10 +6,12 @@ type is the type of its default; ranges are inclusive.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-Value = bool | int | float | str
+from ganjax.network_options import Option as Option
+from ganjax.network_options import Value as Value
+from ganjax.network_options import network_options
+
 # A family of networks is a file in ganjax/models; the two others there are what the families share.
 FAMILIES = tuple(
     sorted(
@@ -18,114 +20,6 @@ FAMILIES = tuple(
         if path.stem not in ("__init__", "family", "parts")
     )
 )
-
-
-@dataclass(frozen=True)
-class Option:
-    """One key of the config.
-
-    Attributes:
-      key: dotted name, for example `gen.optimizer.learning_rate`.
-      default: its value when no recipe says otherwise; its type is the option's type.
-      help: one line.
-      choices: the allowed values, empty where a range or anything goes.
-      low, high: inclusive bounds of a number, None where there is none.
-      unit: of a number, for the help page.
-      runtime: may change when a run goes on (it does not alter what is computed at a step).
-    """
-
-    key: str
-    default: Value
-    help: str
-    choices: tuple[Value, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-    runtime: bool = False
-
-    def allowed(self) -> str:
-        """What the option takes, in words."""
-        if self.choices:
-            return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[
-            type(self.default)
-        ]
-        if self.low is not None and self.high is not None:
-            kind += f" from {self.low:g} to {self.high:g}"
-        elif self.low is not None:
-            kind += f" of at least {self.low:g}"
-        return kind
-
-
-def _network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
-    """The options that G and D both have; `net` is `gen` or `dis`."""
-    name = {"gen": "G", "dis": "D"}[net]
-    return (
-        Option(f"{net}.width", 64, f"channels of {name} at full resolution; coarser levels double", low=1),
-        Option(f"{net}.max_width", 512, f"most channels that a level of {name} gets", low=1),
-        Option(
-            f"{net}.depth",
-            1,
-            f"convolutions per block of {name} (dcgan), blocks per level (biggan_deep, r3gan), hidden layers (mlp)",
-            low=1,
-            high=16,
-        ),
-        Option(f"{net}.spectral_norm", net == "dis", f"spectral normalisation of every layer of {name}"),
-        Option(f"{net}.spectral_iterations", 1, "power iterations per update", low=1, high=20),
-        *_optimizer_options(net, learning_rate),
-    )
-
-
-def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
-    """The options of the optimiser of `gen` or `dis`."""
-    name = {"gen": "G", "dis": "D"}[net]
-    optimizer = f"{net}.optimizer"
-    return (
-        Option(
-            f"{optimizer}.name",
-            "adam",
-            f"optimiser of {name}",
-            choices=("adam", "adamw", "rmsprop", "sgd", "lion"),
-        ),
-        Option(f"{optimizer}.learning_rate", learning_rate, f"peak learning rate of {name}", low=0),
-        Option(
-            f"{optimizer}.beta1", 0.0, "decay of the first moment (momentum for sgd)", low=0, high=0.999999
-        ),
-        Option(
-            f"{optimizer}.beta2", 0.99, "decay of the second moment (rmsprop's too)", low=0, high=0.9999999
-        ),
-        Option(f"{optimizer}.eps", 1e-8, "added to the root of the second moment", low=0),
-        Option(f"{optimizer}.weight_decay", 0.0, "decoupled weight decay of adamw and lion", low=0),
-        Option(f"{optimizer}.clip_norm", 0.0, "largest global norm of a gradient; 0 leaves it alone", low=0),
-        Option(
-            f"{optimizer}.schedule",
-            "constant",
-            "learning rate after the warm-up, down to final_scale at train.steps",
-            choices=("constant", "linear", "cosine"),
-        ),
-        Option(f"{optimizer}.warmup_steps", 0, "steps of linear warm-up", low=0, unit="steps"),
-        Option(
-            f"{optimizer}.final_scale",
-            0.0,
-            "the schedule's end as a share of the learning rate",
-            low=0,
-            high=1,
-        ),
-        Option(
-            f"{optimizer}.schedule_end",
-            1.0,
-            "share of training at which the schedule ends",
-            low=0.0001,
-            high=1,
-        ),
-        Option(
-            f"{optimizer}.final_beta2",
-            0.0,
-            "beta2 at the schedule's end; 0 keeps it as it is",
-            low=0,
-            high=0.9999999,
-        ),
-    )
 
 
 # Which measure gives a number of another name.
@@ -185,7 +79,7 @@ OPTIONS: tuple[Option, ...] = (
         "scales that connect G and D: coarse is 4 and 8 pixels, middle 16 and 32, fine from 64 up",
         choices=("all", "coarse", "middle", "fine"),
     ),
-    *_network_options("gen", 2e-4),
+    *network_options("gen", 2e-4),
     Option(
         "gen.norm",
         "batch",
@@ -198,7 +92,7 @@ OPTIONS: tuple[Option, ...] = (
         "gen.mapping_rate", 0.01, "learning rate of those layers, as a share (stylegan2)", low=1e-4, high=1
     ),
     Option("gen.style_mixing", 0.9, "share of fakes with two styles (stylegan2)", low=0, high=1),
-    *_network_options("dis", 8e-4),
+    *network_options("dis", 8e-4),
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
     Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
     Option(
@@ -295,6 +189,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("train.balance_high", 0.9, "accuracy of D above which it rests", low=0.5, high=1),
     Option("train.balance_low", 0.55, "accuracy of D below which G rests", low=0, high=0.9),
+    Option(
+        "train.shared_forward",
+        False,
+        "G's update takes the fakes of D's update, and D's judgement of them (simultaneous updates)",
+    ),
     Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
     Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
     Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),

@@ -32,8 +32,10 @@ Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     """To be called before JAX touches a device: chooses how many CPU devices there are.
 
-    One per core pays off on CPU as long as each keeps a batch worth having. XLA's thread pool is as large as
-    the machine, and collectives of several calls in flight can block all its threads: `PJRT_NPROC` enlarges it.
+    One per core pays off on CPU as long as each keeps a batch worth having. `PJRT_NPROC` is the size of XLA's thread
+    pool: a thread a core is fastest, since operations are cut into as many parts (docs/performance.md), and safe
+    while no more than two calls are in flight (`IN_FLIGHT` in training.py); with more, their collectives can block
+    all threads. Several processes, and more devices than cores, get a larger one.
     What was compiled is kept in `~/.cache/ganjax/programs`, up to `CACHE_BYTES` (or in `JAX_COMPILATION_CACHE_DIR`).
 
     Args:
@@ -49,9 +51,10 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
         raise UserError(
             f"parallel.devices={devices} does not divide among {count} processes; use a multiple of {count}."
         )
-    os.environ.setdefault("PJRT_NPROC", "16")
+    cores = os.cpu_count() or 1
+    own = devices // count or cpu_devices(batch_size // count, unit, cores)
+    os.environ.setdefault("PJRT_NPROC", str(cores if count == 1 and own <= cores else 16))
     _keep_compiled()
-    own = devices // count or cpu_devices(batch_size // count, unit, os.cpu_count() or 1)
     if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
         with contextlib.suppress(
             RuntimeError

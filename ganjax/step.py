@@ -18,6 +18,9 @@ import optax
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from ganjax.accumulation import accumulated
+from ganjax.keys import fold_each as fold_each
+from ganjax.keys import image_keys, purpose_keys
 from ganjax.objective import Images, Objective, Round, concatenate, pack
 from ganjax.optim import Optimizer
 from ganjax.state import GanState, NetState
@@ -58,6 +61,7 @@ class Game:
       packing: samples that D judges together.
       joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
       group: neighbours that D compares; it judges in one pass only what are whole groups.
+      simultaneous: whether G's update takes the fakes, and D's judgement of them, of D's update.
       axis_name: of the devices; None for a single device without mapping.
     """
 
@@ -77,6 +81,7 @@ class Game:
     packing: int = 1
     joint: bool = True
     group: int = 1
+    simultaneous: bool = False
     axis_name: str | None = "devices"
 
 
@@ -92,12 +97,15 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
       The state after the step, equal on every device, and metrics averaged over devices.
     """
     metrics: Metrics = {}
-    for i in range(game.dis_steps):
+    if game.simultaneous:
+        reals, labels = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
+        state, metrics = update_both(game, state, reals, labels, batch.index)
+    for i in range(0 if game.simultaneous else game.dis_steps):
         reals = tuple(scale[i] for scale in batch.reals)
         labels = None if batch.labels is None else batch.labels[i]
         state, metrics_dis = update_net("dis", game, state, reals, labels, batch.index, 2 * i)
         metrics |= metrics_dis
-    for i in range(game.gen_steps):
+    for i in range(0 if game.simultaneous else game.gen_steps):
         state, metrics_gen = update_net("gen", game, state, reals, labels, batch.index, 2 * i + 1)
         metrics |= metrics_gen
     state = dataclasses.replace(state, control=game.steer(state, metrics))
@@ -116,7 +124,6 @@ def update_net(
 ) -> tuple[GanState, Metrics]:
     """One update of the network `name` (`gen` or `dis`), with gradients averaged over parts and devices."""
     net: NetState = getattr(state, name)
-    optimizer: Optimizer = getattr(game, f"{name}_optimizer")
     objective: Objective = getattr(game, f"{name}_objective")
     play = {"gen": play_gen, "dis": play_dis}[name]
     keys = image_keys(state, purpose, index)
@@ -127,7 +134,51 @@ def update_net(
         return total, (new_stats, measure(name, total, terms, round_))
 
     grads, stats, metrics = accumulated(loss, net, (keys, reals, labels), game.accumulate)
-    grads, metrics, stats = mean_over_devices(grads, metrics, stats, game.axis_name)
+    return apply_gradients(name, game, state, *mean_over_devices(grads, metrics, stats, game.axis_name))
+
+
+def update_both(
+    game: Game, state: GanState, reals: Images, labels: jax.Array | None, index: jax.Array
+) -> tuple[GanState, Metrics]:
+    """One update of D and one of G from the same fakes and D's one judgement of them.
+
+    Both gradients are taken at the parameters before the step, where alternating updates show G the new D (and make
+    fakes of their own). D judges reals and fakes apart: so G's gradient goes back through the fakes alone.
+    """
+    keys, gen, dis = image_keys(state, 0, index), state.gen, state.dis
+    make = lambda params: generate(game, params, gen.stats, keys, labels, move=True)
+    fakes, pull_gen, gen_stats = jax.vjp(make, gen.params, has_aux=True)
+    apart = dataclasses.replace(game, joint=False)
+    seen = game.dis_objective.needs_seen or game.gen_objective.needs_seen
+    objective = dataclasses.replace(game.dis_objective, needs_seen=seen)
+
+    def losses(params: Tree, fakes: Images) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        round_, stats = play_round(
+            apart, objective, state, params, dis.stats, keys, reals, fakes, labels, move=True
+        )
+        total, terms = game.dis_objective(round_)
+        gen_total, gen_terms = game.gen_objective(round_)
+        told = (measure("dis", total, terms, round_), measure("gen", gen_total, gen_terms, round_))
+        return (total, gen_total), (stats, *told)
+
+    totals, pull, (dis_stats, *told) = jax.vjp(losses, dis.params, fakes, has_aux=True)
+    one, zero = jnp.ones_like(totals[0]), jnp.zeros_like(totals[0])
+    grads = {"dis": pull((one, zero))[0], "gen": pull_gen(pull((zero, one))[1])[0]}
+    stats = {"dis": dis_stats, "gen": gen_stats}
+    metrics: Metrics = {}
+    for name, numbers in zip(("dis", "gen"), told, strict=True):
+        means = mean_over_devices(grads[name], numbers, stats[name], game.axis_name)
+        state, moved = apply_gradients(name, game, state, *means)
+        metrics |= moved
+    return state, metrics
+
+
+def apply_gradients(
+    name: str, game: Game, state: GanState, grads: Tree, metrics: Metrics, stats: Tree
+) -> tuple[GanState, Metrics]:
+    """The state with the network `name` moved by its optimiser, and its metrics with rate and gradient norm."""
+    net: NetState = getattr(state, name)
+    optimizer: Optimizer = getattr(game, f"{name}_optimizer")
     params, opt_state, rate = optimizer.update(
         grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
     )
@@ -280,6 +331,7 @@ def judge(
             train=True,
             mutable=[*movable(stats, move), *(["intermediates"] if see else [])],
         )
+        move = move and not game.simultaneous  # then once for both passes
         seen = {name: values[0] for name, values in new.get("intermediates", {}).items()}
         stats = {**stats, **{name: value for name, value in new.items() if name != "intermediates"}}
         results.append((logits, seen))
@@ -289,33 +341,6 @@ def judge(
         parts = [slice(None, split), slice(split, None)]
         results = [(logits[part], {name: x[part] for name, x in seen.items()}) for part in parts]
     return results, stats
-
-
-def accumulated(
-    loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int
-) -> tuple[Any, Tree, Metrics]:
-    """Gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
-
-    Spectral vectors move with the first part only, as they would in one pass over the whole batch.
-    """
-    gradient = jax.grad(loss, has_aux=True)
-    stats: Tree = net.stats
-    sums: Any = None
-    for i in range(parts):
-        grads, (stats, metrics) = gradient(net.params, stats, part_of(batch, i, parts), move=i == 0)
-        sums = (grads, metrics) if sums is None else jax.tree.map(jnp.add, sums, (grads, metrics))
-    grads, metrics = sums if parts == 1 else jax.tree.map(lambda x: x / parts, sums)
-    return grads, stats, metrics
-
-
-def part_of(batch: Tree, i: int, parts: int) -> Tree:
-    """The `i`-th of `parts` equal parts of every array of `batch`."""
-
-    def cut(x: jax.Array) -> jax.Array:
-        size = x.shape[0] // parts
-        return x[i * size : (i + 1) * size]
-
-    return batch if parts == 1 else jax.tree.map(cut, batch)
 
 
 def movable(stats: Tree, move: bool) -> list[str]:
@@ -356,19 +381,3 @@ def mean_over_devices(
     vector, unravel = ravel_pytree((grads, metrics, batch_stats))
     grads, metrics, batch_stats = unravel(jax.lax.pmean(vector, axis_name))
     return grads, metrics, {**stats, **batch_stats}
-
-
-def image_keys(state: GanState, purpose: int, index: jax.Array) -> jax.Array:
-    """One key per image, [n], for this step, purpose and place in the global batch."""
-    key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), state.step)
-    return fold_each(jax.random.fold_in(key, purpose), index)
-
-
-def fold_each(key: jax.Array, index: jax.Array) -> jax.Array:
-    """`key` folded with each of `index` [n]."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
-
-
-def purpose_keys(keys: jax.Array, purpose: int) -> jax.Array:
-    """Each key [n] folded with the same number."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, purpose)

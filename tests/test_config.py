@@ -66,6 +66,21 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("data.name", "data.flip"): {"model.name": "mlp", "data.name": "grid", "data.flip": True},
     ("data.name", "augment.policy"): {"model.name": "mlp", "data.name": "ring", "augment.policy": "color"},
     ("augment.policy",): {"augment.policy": "ada,color"},
+    ("train.shared_forward", "train.dis_steps", "train.gen_steps"): {
+        "train.shared_forward": True,
+        "train.dis_steps": 2,
+    },
+    ("train.shared_forward", "train.accumulate"): {"train.shared_forward": True, "train.accumulate": 2},
+    ("train.shared_forward", "loss.path_length"): {
+        "model.name": "stylegan2",
+        "gen.norm": "none",
+        "train.shared_forward": True,
+        "loss.path_length": 2.0,
+    },
+    ("train.shared_forward", "penalty.orthogonal"): {
+        "train.shared_forward": True,
+        "penalty.orthogonal": 1e-4,
+    },
     ("loss.name", "train.accumulate"): {"loss.name": "ra_hinge", "train.accumulate": 2},
     ("loss.feature_matching", "train.accumulate"): {"loss.feature_matching": 1.0, "train.accumulate": 2},
     ("noise.schedule", "augment.policy"): {"noise.std": 0.1, "noise.schedule": "ada"},

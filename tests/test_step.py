@@ -162,6 +162,58 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
     assert_close(run_steps(whole)[1], run_steps(parts)[1])
 
 
+@pytest.mark.parametrize("loss", ["hinge", "ra_non_saturating"])
+def test_a_shared_forward_gives_both_gradients_at_the_old_parameters(loss):
+    """By SGD at rate 1 the moves are the gradients, which the plain formulas give as well."""
+    from small import small_dataset
+
+    from ganjax.factory import build
+    from ganjax.losses import LOSSES
+    from ganjax.step import generate, image_keys, judge, train_step
+
+    rates = {"gen__optimizer__learning_rate": 1.0, "dis__optimizer__learning_rate": 1.0}
+    config = small_config(
+        train__shared_forward=True,
+        loss__name=loss,
+        gen__norm="pixel",
+        gen__spectral_norm=True,
+        **SGD,
+        **rates,
+    )
+    dataset = small_dataset()
+    made = build(config, dataset, axis_name=None)
+    state, index = made.init(), jax.numpy.arange(16, dtype=jax.numpy.int32)
+    data = tuple(map(jax.numpy.asarray, (dataset.images, dataset.labels)))
+
+    @jax.jit
+    def moves(state):
+        after, _ = train_step(made.game, state, made.deliver(data, state, index))
+        return [
+            jax.tree.map(lambda a, b: a - b, getattr(state, n).params, getattr(after, n).params)
+            for n in ("dis", "gen")
+        ]
+
+    @jax.jit
+    def gradients(state):
+        batch = made.deliver(data, state, index)
+        reals, keys = tuple(x[0] for x in batch.reals), image_keys(state, 0, index)
+
+        def logits(gen, dis):
+            fakes, _ = generate(made.game, gen, state.gen.stats, keys, None, move=True)
+            game, stats = made.game, state.dis.stats
+            real, stats = judge(game, dis, stats, [reals], None, move=True)
+            fake, _ = judge(game, dis, stats, [fakes], None, move=False)
+            return real[0][0], fake[0][0]
+
+        return [
+            jax.grad(lambda d: LOSSES[loss].dis(*logits(state.gen.params, d)).mean())(state.dis.params),
+            jax.grad(lambda g: LOSSES[loss].gen(*logits(g, state.dis.params)).mean())(state.gen.params),
+        ]
+
+    for moved, expected in zip(moves(state), gradients(state), strict=True):
+        assert_close(moved, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_the_step_is_traced_once(monkeypatch):
     from ganjax import parallel
 
@@ -184,6 +236,16 @@ def test_an_update_is_one_all_reduce_of_its_gradients(points):
     for net, size in zip(("dis", "gen"), sizes, strict=True):
         metrics = size - count_parameters(getattr(made.shapes(), net).params)
         assert 0 < metrics < 16
+
+
+def test_the_compiled_step_keeps_to_float32_the_device_and_its_donated_buffers():
+    """No float64, nothing asked of the host, and the whole state written where it lay."""
+    made, text = compiled_step(points_config(penalty__name="r1", penalty__every=2, dis__spectral_norm=True))
+    assert "f64[" not in text
+    assert not re.search(r"callback|infeed|outfeed|host_compute", text)
+    aliases = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1]
+    unread = 2  # the optimisers' last learning rates
+    assert len(re.findall(r"(?:may|must)-alias", aliases)) == len(jax.tree.leaves(made.shapes())) - unread
 
 
 def compiled_step(config):

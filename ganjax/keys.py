@@ -1,0 +1,23 @@
+"""Random keys that belong to images: a key for each place in the global batch, whatever device it is on."""
+
+from __future__ import annotations
+
+import jax
+
+from ganjax.state import GanState
+
+
+def image_keys(state: GanState, purpose: int, index: jax.Array) -> jax.Array:
+    """One key per image, [n], for this step, purpose and place in the global batch."""
+    key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), state.step)
+    return fold_each(jax.random.fold_in(key, purpose), index)
+
+
+def fold_each(key: jax.Array, index: jax.Array) -> jax.Array:
+    """`key` folded with each of `index` [n]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def purpose_keys(keys: jax.Array, purpose: int) -> jax.Array:
+    """Each key [n] folded with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, purpose)

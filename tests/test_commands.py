@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -18,14 +19,16 @@ CHECK: dict[str, Any] = runpy.run_path(str(SCRIPT))
 # The commands of docs/techniques.md, one a technique, are for the script alone, which takes long for them;
 # tests/test_docs.py resolves their configs.
 PAGES = [page for page in CHECK["pages"]() if page != "docs/techniques.md" and list(CHECK["blocks"](page))]
-QUICK = {"docs/index.md", "docs/api.md", "launch/README.md"}  # the others train several networks
+QUICK = {"docs/index.md", "docs/api.md", "launch/README.md"}
+long = pytest.mark.skipif(
+    "GANJAX_PAGES" not in os.environ,
+    reason="it trains several networks: GANJAX_PAGES=1, or python docs/check_commands.py",
+)
 INLINE = re.compile(r"`(python (?:benchmarks|docs)/[^`…]+)`")
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "page", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAGES]
-)
+@pytest.mark.parametrize("page", [p if p in QUICK else pytest.param(p, marks=long) for p in PAGES])
 def test_a_page_does_what_it_says(page: str) -> None:
     if page in ("README.md", "docs/model.md"):
         pytest.importorskip("onnxruntime")

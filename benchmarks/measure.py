@@ -172,7 +172,7 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"the worker ended with code {self.process.wait()}: {self.process.args}")
+        raise RuntimeError(f"the worker ended with code {self.process.wait()}: {self.process.args!r}")
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The child's answer to one request."""

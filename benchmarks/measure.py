@@ -64,11 +64,11 @@ def load_config(name: str, changes: Sequence[tuple[str, str]] = ()) -> Any:
     return configs.resolve(str(ROOT / "configs" / case.recipe), [*options, *changes])
 
 
-def random_images(side: int, count: int = IMAGES) -> Any:
-    """[count, side, side, 3] uint8."""
+def random_images(side: int) -> Any:
+    """[IMAGES, side, side, 3] uint8."""
     import numpy as np
 
-    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
 
 
 def random_dataset(side: int, classes: int = 0) -> Any:
@@ -83,10 +83,8 @@ def random_dataset(side: int, classes: int = 0) -> Any:
 
 @dataclass
 class Running:
-    """A compiled game: its state, the call that makes `per_call` steps, and what it is made of."""
+    """A compiled game: its state, and the call that makes `per_call` steps."""
 
-    config: Any
-    build: Any
     devices: Sequence[Any]
     update: Callable[[Any, Any], tuple[Any, Any]]
     data: Any
@@ -106,19 +104,18 @@ class Running:
         jax.block_until_ready((self.state, metrics))
 
 
-def start(config: Any, side: int, *, compiled: bool = True) -> Running:
+def start(config: Any, side: int) -> Running:
     """ganjax's own step of `config` on random images, as `ganjax train` makes it: devices, mapping, donation."""
     from ganjax import parallel
     from ganjax.factory import build
     from ganjax.pacing import steps_per_call
-    from ganjax.setup import batch_unit, choose_devices, scans
+    from ganjax.setup import choose_devices, scans
 
     devices = choose_devices(config)
     dataset = random_dataset(side, 10 if config.model.conditional else 0)
     parts = build(config, dataset)
     scan = scans(config, devices[0])
     per_call = steps_per_call(config, 0, scan)
-    assert config.train.batch_size % batch_unit(config) == 0
     update = parallel.make_update(
         parts.game,
         parts.deliver,
@@ -130,9 +127,8 @@ def start(config: Any, side: int, *, compiled: bool = True) -> Running:
     )
     data = parallel.replicate((dataset.images, dataset.labels), devices)
     state = parallel.replicate(parts.init(), devices)
-    running = Running(config, parts, devices, update, data, state, per_call)
-    if compiled:
-        running.advance(per_call)
+    running = Running(devices, update, data, state, per_call)
+    running.advance(per_call)  # compiles
     return running
 
 

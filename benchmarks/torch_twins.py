@@ -1,8 +1,8 @@
 """The benchmarks' games in PyTorch: the same networks, losses, penalties and batches as ganjax's, written anew.
 
-A worker of `train_speed.py` and `memory.py`, run by a Python that has torch; it answers requests on its input:
+A worker of `train_speed.py`, run by a Python that has torch; it answers requests on its input:
 
-    python benchmarks/torch_twins.py '{"game": "dcgan32", "options": {…}, "compile": true, "channels_last": true}'
+    python benchmarks/torch_twins.py '{"options": {…}, "compile": true, "channels_last": true}'
 
 Chosen for speed: channels-last kernels and images, fused Adam, `_foreach` averages, no gradient into the network that
 rests, spectral norm by hand (one iteration in D's update and none in G's, as ganjax has it). `torch.compile` covers

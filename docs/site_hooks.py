@@ -6,9 +6,7 @@ is made of that file. The commands and options have a page from the code that re
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -36,22 +34,14 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return markdown
 
 
-def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those below it."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from parsers(below)
-
-
 def commands() -> str:
     """The help of every command, and all options of a config."""
     from ganjax import cli
     from ganjax import config as configs
+    from ganjax.completion import parsers_in
 
     parts = ["# Commands and options", "What `ganjax COMMAND --help` and `ganjax train --help-config` print."]
     with mock.patch.dict(os.environ, {"COLUMNS": COLUMNS}):
-        for parser in parsers(cli.make_parser()):
+        for parser in parsers_in(cli.make_parser()):
             parts += [f"## {parser.prog}", f"```text\n{parser.format_help().rstrip()}\n```"]
     return "\n\n".join([*parts, "## Options of a config", f"```text\n{configs.help_page().rstrip()}\n```\n"])

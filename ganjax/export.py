@@ -188,10 +188,10 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
 
 def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """The bytes of a model of ONNX, and the function (latents, labels) → images that onnxruntime makes of them."""
+    from ganjax import onnx_graph
+
     try:
         import onnxruntime
-
-        from ganjax import onnx_graph
     except ImportError as error:
         raise UserError(f"A .onnx needs the extra onnx: pip install 'ganjax[onnx]' ({error}).") from None
     if run.config.train.precision != "float32":

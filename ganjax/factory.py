@@ -19,6 +19,7 @@ from ganjax.data import Dataset
 from ganjax.data.images import pyramid, random_flip, to_float
 from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
+from ganjax.keys import fold_each
 from ganjax.models import MODELS
 from ganjax.models.family import Spec
 from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
@@ -26,7 +27,7 @@ from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.schedules import make_beta2
 from ganjax.state import GanState, NetState, copy_tree
 from ganjax.steering import initial_control, make_average, make_steer, make_transform
-from ganjax.step import Batch, Game, fold_each
+from ganjax.step import Batch, Game
 from ganjax.terms import dis_objective, gen_objective
 
 Tree = Any

@@ -18,9 +18,9 @@ import numpy as np
 from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
 from ganjax.factory import make_latents
+from ganjax.keys import fold_each
 from ganjax.models.family import BASE
 from ganjax.sample import SAMPLING, Run, open_run
-from ganjax.step import fold_each
 from ganjax.writers.files import write_atomically
 from ganjax.writers.pictures import grid_picture, write_grid
 

@@ -21,10 +21,10 @@ from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
 from ganjax.errors import UserError
 from ganjax.factory import Build, make_latents
+from ganjax.keys import fold_each
 from ganjax.metrics.modes import count_modes
 from ganjax.metrics.neighbours import nearest_neighbours
 from ganjax.state import GanState
-from ganjax.step import fold_each
 from ganjax.writers import write_grid, write_pyramid_grid, write_scatter
 from ganjax.writers.files import write_atomically
 

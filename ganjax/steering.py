@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ganjax.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
+from ganjax.keys import purpose_keys
 from ganjax.objective import Images
 from ganjax.penalties import lecam_update
 from ganjax.schedules import progress_of
 from ganjax.state import GanState
-from ganjax.step import purpose_keys
 
 Tree = Any
 Metrics = dict[str, jax.Array]

@@ -19,7 +19,6 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from ganjax.accumulation import accumulated
-from ganjax.keys import fold_each as fold_each
 from ganjax.keys import image_keys, purpose_keys
 from ganjax.objective import Images, Objective, Round, concatenate, pack
 from ganjax.optim import Optimizer
@@ -97,17 +96,18 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
       The state after the step, equal on every device, and metrics averaged over devices.
     """
     metrics: Metrics = {}
+    updates: list[tuple[Images, jax.Array | None]] = [
+        jax.tree.map(lambda x, i=i: x[i], (batch.reals, batch.labels)) for i in range(game.dis_steps)
+    ]
     if game.simultaneous:
-        reals, labels = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
-        state, metrics = update_both(game, state, reals, labels, batch.index)
-    for i in range(0 if game.simultaneous else game.dis_steps):
-        reals = tuple(scale[i] for scale in batch.reals)
-        labels = None if batch.labels is None else batch.labels[i]
-        state, metrics_dis = update_net("dis", game, state, reals, labels, batch.index, 2 * i)
-        metrics |= metrics_dis
-    for i in range(0 if game.simultaneous else game.gen_steps):
-        state, metrics_gen = update_net("gen", game, state, reals, labels, batch.index, 2 * i + 1)
-        metrics |= metrics_gen
+        state, metrics = update_both(game, state, *updates[0], batch.index)
+    else:
+        for i, given in enumerate(updates):
+            state, metrics_dis = update_net("dis", game, state, *given, batch.index, 2 * i)
+            metrics |= metrics_dis
+        for i in range(game.gen_steps):
+            state, metrics_gen = update_net("gen", game, state, *updates[-1], batch.index, 2 * i + 1)
+            metrics |= metrics_gen
     state = dataclasses.replace(state, control=game.steer(state, metrics))
     state = dataclasses.replace(state, step=state.step + 1)
     return dataclasses.replace(state, ema=game.average(state)), metrics

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ganjax.augment import diff_augment
+from ganjax.keys import purpose_keys
 from ganjax.losses import LOSSES, flip_labels, scaled
 from ganjax.objective import Objective, Round, Term, Value, values_of
 from ganjax.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
 from ganjax.schedules import progress_of
-from ganjax.step import purpose_keys
 
 
 def dis_objective(config: ConfigDict) -> Objective:

@@ -168,8 +168,9 @@ def test_a_shared_forward_gives_both_gradients_at_the_old_parameters(loss):
     from small import small_dataset
 
     from ganjax.factory import build
+    from ganjax.keys import image_keys
     from ganjax.losses import LOSSES
-    from ganjax.step import generate, image_keys, judge, train_step
+    from ganjax.step import generate, judge, train_step
 
     rates = {"gen__optimizer__learning_rate": 1.0, "dis__optimizer__learning_rate": 1.0}
     config = small_config(

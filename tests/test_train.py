@@ -209,8 +209,12 @@ def test_a_run_leaves_its_page(images: Path, unbroken: Path) -> None:
 def test_nothing_is_compiled_twice(images: Path) -> None:
     lines = [line for line in images.with_name("images.err").read_text().splitlines() if "Compiling" in line]
     sizes = sorted(size for line in lines if (size := line.count("ShapedArray(")) > 5)
-    # By their arguments: the sampler (G's weights), σ of layers, the monitor's probe, the step (all of the state).
-    assert len(sizes) == 4 and sizes[-1] > 50, "expected sampler, σ, probe and step, once each"
+    # By their arguments: the sampler (G's weights), σ of layers, the monitor's probe, the step (all of the state); and
+    # the weights before a call and how far it moved them (before and after).
+    assert len(sizes) == 6 and sizes[-1] > 50, (
+        "expected sampler, σ, probe, weights, movement and step, once each"
+    )
+    assert all(sum(f"jit({name})" in line for line in lines) == 1 for name in ("weights", "movement"))
 
 
 def test_log_lines_have_the_agreed_keys(images: Path) -> None:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ganjax.keys import fold_each, purpose_keys
 from ganjax.monitor.reference import SIDE, Reference, features_of
 from ganjax.objective import Images, pack
 from ganjax.state import GanState, NetState
-from ganjax.step import Game, fold_each, generate, judge, purpose_keys
+from ganjax.step import Game, generate, judge
 
 Tree = Any
 Spread = Callable[[Any, Any], Any]

@@ -53,14 +53,10 @@ class Visit:
             self.wrong.append(f"request: {request.url[:100]}")
 
     def see_all(self) -> None:
-        """Scrolls down, so that every plot is drawn."""
-        height = self.page.evaluate("document.body.scrollHeight")
-        for top in range(0, height, 700):
-            self.page.evaluate(f"window.scrollTo({{top: {top}, behavior: 'instant'}})")
-            self.page.wait_for_timeout(40)
-        self.until(
-            "[...plots].every(([id, plot]) => plot.seen && document.querySelector(`#${id} .main-svg`))"
-        )
+        """Scrolls from plot to plot, each of which is drawn once it is in view."""
+        for plot in self.page.evaluate("[...plots.keys()]"):
+            self.page.evaluate(f"$('{plot}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+            self.until(f"plots.get('{plot}').seen && document.querySelector('#{plot} .main-svg')")
 
     def until(self, condition: str) -> None:
         """Waits up to 10 s. (Playwright's own wait evaluates a string, which the page's policy forbids.)"""

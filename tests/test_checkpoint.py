@@ -295,8 +295,9 @@ def save_too_much(directory: Path, capfd: pytest.CaptureFixture[str], came: str)
         assert checkpoints.save(2, noise)
         with pytest.raises(
             UserError, match=rf"(?s)step 2 could not be saved.*{came}.*Make room.*is step 1\."
-        ):
+        ) as error:
             checkpoints.save(3, noise)
+        assert "tensorstore_spec" not in str(error.value)
         assert names(directory) == ["1"]
         with pytest.raises(UserError, match="step 4 could not"):
             checkpoints.save(4, noise, block=True)
@@ -319,6 +320,42 @@ def test_a_file_size_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
         save_too_much(tmp_path, capfd, "File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+LATE_WRITES = """
+import asyncio, sys, time
+import tensorstore
+from ganjax.checkpoint import storage
+
+async def write():
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": sys.argv[1]}}
+    store = await tensorstore.open(spec, create=True, dtype=tensorstore.int32, shape=[1000])
+    for number in range(20):
+        next(store.write(number).__await__())  # begun, and not waited for
+
+if sys.argv[2] == "quiet":
+    storage.quieten_orbax()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(write())
+loop.close()
+time.sleep(1)
+
+class Loud:
+    def __del__(self):
+        raise RuntimeError("Event loop is closed")
+
+Loud()
+"""
+
+
+def test_writes_that_outlive_a_failed_save_are_not_told(tmp_path: Path) -> None:
+    """They left pages of tracebacks beside the message; what cannot be raised elsewhere is told as ever."""
+    said = {}
+    for how in ("loud", "quiet"):
+        command = [sys.executable, "-c", LATE_WRITES, str(tmp_path / how), how]
+        said[how] = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "call_soon_threadsafe" in said["loud"]
+    assert "call_soon_threadsafe" not in said["quiet"] and "Loud.__del__" in said["quiet"]
 
 
 def test_a_time_out_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

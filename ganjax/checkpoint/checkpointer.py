@@ -314,9 +314,10 @@ def _none_intact(directory: Path, skipped: Sequence[tuple[int, str]]) -> str:
 def _failed_save(directory: Path, step: int, size: int, last: int | None, error: Exception) -> str:
     free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
     rest = "there is no earlier one" if last is None else f"the last one on disk is step {last}"
+    what = str(error).partition(" [tensorstore_spec=")[0]  # a page of JSON
     return (
         f"checkpoint of step {step} could not be saved in {directory}: expected to write {size / 1e6:.1f} MB "
-        f"({free / 1e6:.1f} MB are free), came {type(error).__name__}: {error}. "
+        f"({free / 1e6:.1f} MB are free), came {type(error).__name__}: {what}. "
         f"Make room or mend the folder and start the command again; {rest}."
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,11 +131,29 @@ def fill(template: Any, arrays: Arrays) -> Any:
 
 
 def quieten_orbax() -> None:
-    """Orbax logs every phase through absl, and tracebacks of errors that reach us as exceptions anyway."""
+    """Orbax logs every phase through absl, and tracebacks of errors that reach us as exceptions anyway.
+
+    When one file of a save cannot be written, 0.12.8 closes its event loop and raises that error; the threads that
+    write the other files then find the loop closed, each with a traceback that nobody can catch.
+    """
     logger = logging.getLogger("absl")
     if _not_from_orbax not in logger.filters:
         logger.addFilter(_not_from_orbax)
+    _quieten_late_writes()
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+@functools.cache
+def _quieten_late_writes() -> None:
+    """What cannot be raised goes where it went before, but for writes that outlived their event loop."""
+    before = sys.unraisablehook
+
+    def hook(found: sys.UnraisableHookArgs) -> None:
+        late = isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"
+        if not (late and found.object is None):  # tensorstore names no object, Python's own finalizers do
+            before(found)
+
+    sys.unraisablehook = hook

@@ -2,17 +2,19 @@
 
     python benchmarks/fuzz.py --count=1000 --seed=0
 
-Each config is read, checked, given its data and networks, and its whole step is traced by `jax.eval_shape`, gradients
-and optimisers included: what would stop a run before its first step. Nothing is compiled. Every config has to pass or
-to be refused with a `UserError` (exit 2). Prints the counts, the commonest refusals, and every other error with its
-options; the exit status is 1 if there was one.
+Each goes through the command `ganjax train` in this process: it is read, checked, given its data and networks, and in
+the place of training its whole step is traced by `jax.eval_shape`, gradients and optimisers included: what would stop a
+run before its first step. Nothing is compiled. Every command has to end with 0, or with 2 and one message. Prints the
+counts, the commonest refusals, and every other error with its options; the exit status is 1 if there was one.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
+import io
 import json
 import random
 import tempfile
@@ -20,9 +22,9 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from ganjax.config import resolve
-from ganjax.errors import UserError
+from ganjax import cli
 from ganjax.options import BY_KEY, Option
 
 RECIPES: tuple[str, ...] = (
@@ -117,7 +119,7 @@ def mutated(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
 
 
 def trace(config: Any, folder: Path) -> None:
-    """Everything that a run does before it compiles its step."""
+    """Everything that a run does before it compiles its step; stands for `ganjax.training.train`."""
     import jax
     import jax.numpy as jnp
 
@@ -155,13 +157,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for i in range(arguments.count):
             spec, changes = mutated(random.Random(f"{arguments.seed}/{i}"))
+            said = io.StringIO()
+            options = [f"--config.{key}={value}" for key, value in changes]
             try:
-                trace(resolve(spec, changes), Path(name))
-                counts["passed"] += 1
-            except UserError as error:
-                counts["refused"] += 1
-                refusals[str(error).split("=")[0][:60]] += 1
-            except Exception as error:
+                with contextlib.redirect_stderr(said), mock.patch("ganjax.training.train", trace):
+                    code = cli.main(["train", f"--config={spec}", f"--workdir={name}", *options])
+                told = said.getvalue()
+                assert code in (0, 2), f"exit code {code}: {told}"
+                counts["refused" if code else "passed"] += 1
+                if code:
+                    assert told.startswith("ganjax: ") and "Traceback" not in told, told
+                    refusals[told.removeprefix("ganjax: ").split("=")[0][:60]] += 1
+            except (Exception, SystemExit) as error:
                 counts["broken"] += 1
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 place = f"{Path(where.filename).name}:{where.lineno}"

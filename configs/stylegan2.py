@@ -10,8 +10,8 @@ half-life of 20 kimg, 25,000 kimg in batches of 64. At 1024 pixels the whole wid
 With `msg` as Karnewar & Wang 2019, section 4: φ `cat_lin`, R1 γ = 10 averaged over scales, rate 3e-3, no path lengths.
 Arguments: `resolution`, `msg`, `ada` (augmentation that adapts), `small` (8×8 digits for a CPU), `conditional`.
 
-Measured here only `small,conditional` without and with `msg` (2026-11-24, 2 CPU cores, one run each): 279 and
-230 s, 98.9 and 99.0 % of 2,000 samples are of the asked class by a classifier of the real digits
+Measured here only `small,conditional` without and with `msg` (2026-11-25, 2 CPU cores, one run each): 151 and
+116 s, 98.4 and 99.2 % of 2,000 samples are of the asked class by a classifier of the real digits
 (docs/models.md).
 """
 

@@ -17,6 +17,8 @@ from test_train import ROOT, Runs, last_step, logged, read_state, summary
 
 from ganjax import processes
 from ganjax.errors import UserError
+from ganjax.prepare.plan import Options
+from ganjax.prepare.run import prepare
 from ganjax.processes import Cluster
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "node[1-2]"}
@@ -163,6 +165,44 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*pictures)
     out, _ = runs.finish("two", *options, "train.steps=820", "parallel.devices=1")
     assert "Going on from step 800" in out and logged(tmp_path / "two")[-1]["step"] == 820
+
+
+@pytest.mark.slow
+def test_two_processes_stream_what_one_holds_in_memory(tmp_path: Path) -> None:
+    """The same images of a prepared data set in the same order, each process its part of the batch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{number:02d}.png")
+    prepare(Options(tmp_path / "pictures", tmp_path / "data", 8, workers=1), say=lambda text: None)
+    given = {
+        "data.name": "folder",
+        "data.path": tmp_path / "data",
+        "train.steps": 12,
+        "train.batch_size": 16,
+        "gen.width": 8,
+        "dis.width": 8,
+        "log.every_steps": 4,
+        "log.tensorboard": False,
+        "monitor.samples": 0,
+        "parallel.devices": 2,
+    }
+
+    def arguments(delivery: str) -> list[str]:
+        options = [f"--config.{key}={value}" for key, value in given.items()]
+        command = ["train", "--config=configs/quickstart.py", f"--workdir={tmp_path / delivery}"]
+        return [*command, *options, f"--config.data.delivery={delivery}"]
+
+    ends = Pair(arguments("streaming")).ends()
+    assert [end[0] for end in ends] == [0, 0], ends
+    alone = [sys.executable, "-m", "ganjax.cli", *arguments("resident")]
+    subprocess.run(alone, cwd=ROOT, check=True, capture_output=True)
+    streamed, held = logged(tmp_path / "streaming"), logged(tmp_path / "resident")
+    assert [row["step"] for row in streamed] == [row["step"] for row in held] == [4, 8, 12]
+    for row, wanted in zip(streamed, held, strict=True):
+        assert "data/wait" in row and "data/wait" not in wanted
+        for name in ("loss/dis", "loss/gen", "grad_norm/dis"):
+            assert row[name] == pytest.approx(wanted[name], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import dataclasses
 import io
 import json
 import random
@@ -121,26 +120,19 @@ def mutated(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
 def trace(config: Any, folder: Path) -> None:
     """Everything that a run does before it compiles its step; stands for `ganjax.training.train`."""
     import jax
-    import jax.numpy as jnp
 
+    from ganjax.inspection import step_alone
     from ganjax.periodic import Evaluator
     from ganjax.sample import Sampler
     from ganjax.setup import prepare
-    from ganjax.step import train_step
 
     setup = prepare(config)
-    build = setup.build
-    alone = {net: getattr(build.game, net).clone(axis_name=None) for net in ("gen", "dis")}
-    game = dataclasses.replace(build.game, **alone, axis_name=None)
-    index = jnp.arange(config.train.batch_size, dtype=jnp.int32)
-    data = (setup.dataset.images, setup.dataset.labels)
-    shapes = tuple(None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype) for x in data)
-    state = build.shapes()
-    after, _ = jax.eval_shape(lambda s, d: train_step(game, s, build.deliver(d, s, index)), state, shapes)
+    _, one, state, data = step_alone(config, setup)
+    after, _ = jax.eval_shape(one, state, data)
     told = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert told(after) == told(state), "the step changes the shape of the state"
-    sampler = Sampler(config, build, setup.dataset, setup.devices)
-    Evaluator(config, folder, setup.dataset, sampler, build.images_per_step)
+    sampler = Sampler(config, setup.build, setup.dataset, setup.devices)
+    Evaluator(config, folder, setup.dataset, sampler, setup.build.images_per_step)
 
 
 def main() -> int:

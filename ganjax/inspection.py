@@ -33,21 +33,7 @@ def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
 
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     """Costs of each network, FLOPs of a step over all devices, and bytes on each device."""
-    game = dataclasses.replace(
-        setup.build.game,
-        gen=setup.build.game.gen.clone(axis_name=None),
-        dis=setup.build.game.dis.clone(axis_name=None),
-        axis_name=None,
-    )
-    share = config.train.batch_size // len(setup.devices)
-
-    def one(state: GanState, data: Any) -> Any:
-        return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
-
-    state = setup.build.shapes()
-    lead = (config.train.dis_steps, share) if setup.dataset.streams else (len(setup.dataset),)
-    data = (setup.dataset.images, setup.dataset.labels)
-    shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
+    game, one, state, shapes = step_alone(config, setup)
     compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()
     memory = compiled.memory_analysis()
     networks = network_costs(game, state, config.model.latent_dim)
@@ -65,6 +51,26 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     if warning := lopsided(networks):
         result["warning"] = warning
     return result
+
+
+def step_alone(config: ConfigDict, setup: Setup) -> tuple[Game, Callable[..., Any], GanState, Any]:
+    """The game as one device plays it, without mapping; its step, (state, data) → (state, metrics); their shapes."""
+    game = dataclasses.replace(
+        setup.build.game,
+        gen=setup.build.game.gen.clone(axis_name=None),
+        dis=setup.build.game.dis.clone(axis_name=None),
+        axis_name=None,
+    )
+    share = config.train.batch_size // len(setup.devices)
+
+    def one(state: GanState, data: Any) -> Any:
+        return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
+
+    state = setup.build.shapes()
+    lead = (config.train.dis_steps, share) if setup.dataset.streams else (len(setup.dataset),)
+    data = (setup.dataset.images, setup.dataset.labels)
+    shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
+    return game, one, state, shapes
 
 
 def network_costs(game: Game, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:

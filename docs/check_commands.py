@@ -42,6 +42,8 @@ SHORTER = {
         "--config.parallel.devices": "1",
         "--config.gen.width": "8",
         "--config.dis.width": "8",
+        "--config.gen.optimizer.warmup_steps": "1",
+        "--config.dis.optimizer.warmup_steps": "1",
         "--config.gen.style_dim": "16",
         "--config.gen.mapping_layers": "2",
     },

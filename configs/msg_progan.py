@@ -11,9 +11,9 @@ relativistic average hinge loss and Adam(0, 0.99) instead: `ra_hinge` as an argu
 `msg=False` are the rows of their ablation (table 4).
 Arguments: `resolution`, `ra_hinge`, `scales`, `msg`; `small` is Fashion-MNIST at 32 pixels for a CPU.
 
-Measured here only `small` (2026-11-24, 2 CPU cores): 269 s alone; in-domain FID of three seeds 245, 233 and
-232, and with `msg=False` 197, 186 and 193: MSG does not help at this size (docs/models.md). The full sizes were
-not trained.
+Measured here only `small` (2026-11-25, 2 CPU cores): 140 s alone; in-domain FID of three seeds 250, 250 and 248 as a
+study, and with `msg=False` 194, 177 and 210: MSG does not help at this size (docs/models.md). The full sizes were not
+trained.
 """
 
 from ganjax.config import default_config, parse_arg

@@ -70,7 +70,7 @@ def test_the_pages_read_offline(site: Path, browser: Any, width: str) -> None:
 def test_the_search_finds_an_option_and_leads_there(site: Path, browser: Any) -> None:
     page = browser.new_page()
     page.goto((site / "index.html").as_uri())
-    page.fill("input.md-search__input", "label smoothing")
+    page.locator("input.md-search__input").press_sequentially("label smoothing")  # the page listens to keys
     page.click("li.md-search-result__item a")
     page.wait_for_url("**/techniques.html*")
     assert page.locator("h1").inner_text().startswith("Techniques")

@@ -28,7 +28,7 @@ class StopSignals:
         self.reason = ""
         self._asked = 0
         self._before: dict[int, Any] = {}
-        self._hook_before = sys.unraisablehook
+        self._hook_before: Any = None
 
     def __bool__(self) -> bool:
         return bool(self.reason)
@@ -56,7 +56,7 @@ class StopSignals:
         if number == signal.SIGINT and self.reason == INTERRUPTED:
             self._before[number] = signal.SIG_DFL
             signal.signal(number, signal.SIG_DFL)
-            sys.unraisablehook = self._unraisable
+            self._hook_before, sys.unraisablehook = sys.unraisablehook, self._unraisable
             raise KeyboardInterrupt
         self.reason = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if processes.count() > 1:
@@ -75,4 +75,5 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        sys.unraisablehook = self._hook_before
+        if sys.unraisablehook == self._unraisable:  # not one that was set since
+            sys.unraisablehook = self._hook_before

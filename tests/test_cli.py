@@ -191,6 +191,14 @@ def test_exit_codes(
     assert found == code and text in err
 
 
+def test_a_hook_that_is_set_during_a_run_outlives_it(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    mine = lambda found: None
+    with StopSignals():
+        sys.unraisablehook = mine
+    assert sys.unraisablehook is mine
+
+
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [

@@ -26,6 +26,7 @@ from unittest import mock
 from ganjax import cli
 from ganjax.options import BY_KEY, Option
 
+ROOT = Path(__file__).resolve().parent.parent
 RECIPES: tuple[str, ...] = (
     "ring",
     "grid",
@@ -112,7 +113,7 @@ def mutated(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         changes[key] = rng.choice(NONSENSE) if nonsense else sensible(BY_KEY[key], rng)
     if not strict and rng.random() < 0.1:
         changes[rng.choice(sorted(BY_KEY)) + rng.choice(("s", ".name", "x"))] = 1
-    return f"configs/{recipe.replace(':', '.py:') if ':' in recipe else recipe + '.py'}", [
+    return f"{ROOT}/configs/{recipe.replace(':', '.py:') if ':' in recipe else recipe + '.py'}", [
         (key, str(value)) for key, value in changes.items()
     ]
 
@@ -146,7 +147,10 @@ def main() -> int:
     refusals: collections.Counter[str] = collections.Counter()
     bad: list[dict[str, Any]] = []
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.chdir(name),
+    ):  # where a random data.path is made
         for i in range(arguments.count):
             spec, changes = mutated(random.Random(f"{arguments.seed}/{i}"))
             said = io.StringIO()

@@ -21,7 +21,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
-from ganjax import __version__
+from ganjax import __version__, native
 from ganjax.errors import UserError
 from ganjax.factory import make_latents
 from ganjax.metrics.weight_files import parse_weights
@@ -154,7 +154,9 @@ def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, class
     if classes:
         shapes.append(jax.ShapeDtypeStruct((n,), jnp.int32))
     given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
-    return bytes(jax_export.export(jax.jit(generate), platforms=PLATFORMS)(given, *shapes).serialize())
+    with native.portable():
+        exported = jax_export.export(jax.jit(generate), platforms=PLATFORMS)(given, *shapes)
+    return bytes(exported.serialize())
 
 
 def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from ganjax import native
 from ganjax.errors import UserError
 
 OPSET, BITCAST_OPSET = 18, 26  # the first with axes as inputs; the first with BitCast
@@ -77,7 +78,8 @@ class Graph:
     def inline(self, function: Callable[..., Any], names: Sequence[str], avals: Sequence[Any]) -> list[str]:
         """The outputs of a function of JAX; `avals` have its arguments' shapes and types."""
         given = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-        closed = jax.make_jaxpr(function)(*given)
+        with native.portable():
+            closed = jax.make_jaxpr(function)(*given)
         return self.jaxpr(closed.jaxpr, closed.consts, names)
 
     def jaxpr(self, jaxpr: Any, consts: Sequence[Any], names: Sequence[str]) -> list[str]:
@@ -132,7 +134,8 @@ def to_onnx(
     (n,) = jax_export.symbolic_shape("n")
     given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
     rest = [jax.ShapeDtypeStruct((n, *shape), dtype) for shape, dtype in inputs.values()]
-    closed, out = jax.make_jaxpr(function, return_shape=True)(given, *rest)
+    with native.portable():
+        closed, out = jax.make_jaxpr(function, return_shape=True)(given, *rest)
     graph = Graph(n, RULES)
     first = next(iter(inputs))
     graph.batch_name = graph.add("Shape", first, start=0, end=1)

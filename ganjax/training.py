@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import parallel, processes
+from ganjax import native, parallel, processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.data.stream import Feed
@@ -58,7 +58,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         try:
             setup = prepare(config)
             if owned:
-                owned.write_environment([str(device) for device in setup.devices])
+                devices = [str(device) for device in setup.devices]
+                owned.write_environment(devices, convolutions=native.describe())
             loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
             if owned and new:  # nothing was run: the mended config may use this folder
@@ -208,6 +209,9 @@ class Loop:
             return summary
         if self.resumed:
             writer.message(f"Going on from step {self.step} in {self.folder}")
+        convolutions = native.describe()
+        if self.setup.dataset.images.ndim == 4 and native.MISSING in convolutions:
+            writer.message(f"Convolutions: {convolutions}.")
         try:
             self.advance(writer, self.config.train.steps)
             self.save(block=True)

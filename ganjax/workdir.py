@@ -133,8 +133,8 @@ class Workdir:
         except OSError as error:
             raise _unusable(self.path, error) from error
 
-    def write_environment(self, devices: list[str]) -> None:
-        """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time."""
+    def write_environment(self, devices: list[str], **others: str) -> None:
+        """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time, and `others`."""
         atomic_write_json(
             self.path / "environment.json",
             {
@@ -144,6 +144,7 @@ class Workdir:
                 "platform": platform.platform(),
                 "host": socket.gethostname(),
                 "devices": devices,
+                **others,
             },
         )
 

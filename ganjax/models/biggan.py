@@ -16,7 +16,8 @@ from flax.core import FrozenDict
 from ganjax.models.family import BASE, Family, Spec, levels
 from ganjax.models.resnet import ResNetDiscriminator
 from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
-from ganjax.nn.layers import Conv, Dense, Dtype, Norm, upsample
+from ganjax.nn.convolution import PLAIN, UP, upsample
+from ganjax.nn.layers import Conv, Dense, Dtype, Norm
 
 ORTHOGONAL = nn.initializers.orthogonal()
 SHARED = 128  # size of the shared embedding of the class
@@ -106,8 +107,10 @@ class BigGANGenerator(nn.Module):
         parts = [z[:, i * chunk : (i + 1) * chunk] for i in range(blocks + 1)]
         return parts[0], [jnp.concatenate([*told, part], axis=-1) for part in parts[1:]]
 
-    def _conv(self, features: int, size: int) -> Conv:
-        return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
+    def _conv(self, features: int, size: int, resample: str = PLAIN) -> Conv:
+        return Conv(
+            features, size, self.spectral, resample=resample, kernel_init=ORTHOGONAL, dtype=self.dtype
+        )
 
     def _act(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         norm = ModulatedBatchNorm(train, self.spectral, ORTHOGONAL, self.axis_name, self.dtype)
@@ -115,7 +118,7 @@ class BigGANGenerator(nn.Module):
 
     def _block(self, x: jax.Array, condition: jax.Array, channels: int, train: bool) -> jax.Array:
         """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2 and 1×1 (figure 15)."""
-        y = self._conv(channels, 3)(upsample(self._act(x, condition, train)))
+        y = self._conv(channels, 3, UP)(self._act(x, condition, train))
         y = self._conv(channels, 3)(self._act(y, condition, train))
         return y + upsample(self._conv(channels, 1)(x))
 
@@ -126,7 +129,7 @@ class BigGANGenerator(nn.Module):
         hidden = max(1, x.shape[-1] // 4)
         y = self._conv(hidden, 1)(self._act(x, condition, train))
         y = self._act(y, condition, train)
-        y = self._conv(hidden, 3)(upsample(y) if up else y)
+        y = self._conv(hidden, 3, UP if up else PLAIN)(y)
         y = self._conv(hidden, 3)(self._act(y, condition, train))
         y = self._conv(channels, 1)(self._act(y, condition, train))
         x = x[..., :channels]

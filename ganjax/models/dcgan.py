@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import by_side, join, logits_of, with_labels
-from ganjax.nn.layers import Conv, Dense, Dtype, Norm, downsample, minibatch_stddev, upsample
+from ganjax.nn.convolution import PLAIN, UP, downsample
+from ganjax.nn.layers import Conv, Dense, Dtype, Norm, minibatch_stddev
 
 
 class DCGANGenerator(nn.Module):
@@ -45,10 +46,10 @@ class DCGANGenerator(nn.Module):
         x = x.reshape(x.shape[0], BASE, BASE, first)
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         for size in levels(self.resolution):
-            x = upsample(x) if size > BASE else x
-            for _ in range(self.depth if size > BASE else self.depth - 1):
+            for i in range(self.depth if size > BASE else self.depth - 1):
                 features = channels(self.resolution, size, self.width, self.max_width)
-                x = Conv(features, spectral=self.spectral, dtype=self.dtype)(x)
+                resample = UP if size > BASE and i == 0 else PLAIN
+                x = Conv(features, spectral=self.spectral, resample=resample, dtype=self.dtype)(x)
                 x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
             if several and size in self.sides:
                 images.append(Conv(self.image_channels, 1, spectral=self.spectral, dtype=self.dtype)(x))

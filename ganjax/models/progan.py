@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.equalised import EqualConv, EqualDense
-from ganjax.nn.layers import Dtype, Norm, downsample, minibatch_stddev, pixel_norm, upsample
+from ganjax.nn.layers import Dtype, Norm, minibatch_stddev, pixel_norm
 
 ROOT2 = 2.0**0.5
 
@@ -46,9 +47,9 @@ class ProGANGenerator(nn.Module):
         images = []
         for side in levels(self.resolution):
             features = channels(self.resolution, side, self.width, self.max_width)
-            x = upsample(x) if side > BASE else x
-            for _ in range(2 if side > BASE else 1):
-                x = act(EqualConv(features, 3, self.spectral, gain=ROOT2, dtype=self.dtype)(x))
+            for resample in (UP, PLAIN) if side > BASE else (PLAIN,):
+                conv = EqualConv(features, 3, self.spectral, gain=ROOT2, resample=resample, dtype=self.dtype)
+                x = act(conv(x))
             if side in self.sides:
                 images.append(EqualConv(self.image_channels, 1, self.spectral, dtype=self.dtype)(x))
         return tuple(image.astype(jnp.float32) for image in images)

@@ -18,6 +18,7 @@ from flax.core import FrozenDict
 from ganjax.models.family import Family, Spec
 from ganjax.models.parts import by_side, join, logits_of
 from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
+from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
 from ganjax.nn.layers import (
     DEFAULT_INIT,
     Conv,
@@ -25,9 +26,7 @@ from ganjax.nn.layers import (
     Dtype,
     Init,
     Norm,
-    downsample,
     minibatch_stddev,
-    upsample,
 )
 
 # Channels in units of `width`: of G after the dense layer and after each block, which all upsample; and of each block
@@ -98,8 +97,8 @@ class ResNetGenerator(nn.Module):
 
     def _block(self, x: jax.Array, labels: jax.Array | None, channels: int, train: bool) -> jax.Array:
         """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1; doubling after the 1×1 is the same and cheaper."""
-        y = upsample(nn.relu(self._norm(x, labels, train)))
-        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
+        y = nn.relu(self._norm(x, labels, train))
+        y = Conv(channels, 3, self.spectral, resample=UP, dtype=self.dtype)(y)
         y = nn.relu(self._norm(y, labels, train))
         y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
         return y + upsample(Conv(channels, 1, self.spectral, dtype=self.dtype)(x))
@@ -161,19 +160,21 @@ class ResNetDiscriminator(nn.Module):
         )
         return logits_of(self, x, labels, dense)
 
-    def _conv(self, features: int, size: int) -> Conv:
-        return Conv(features, size, self.spectral, kernel_init=self.kernel_init, dtype=self.dtype)
+    def _conv(self, features: int, size: int, resample: str = PLAIN) -> Conv:
+        return Conv(
+            features, size, self.spectral, resample=resample, kernel_init=self.kernel_init, dtype=self.dtype
+        )
 
     def _block(self, x: jax.Array, channels: int, train: bool, *, halve: bool, first: bool) -> jax.Array:
         """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
         y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         y = self._conv(channels, 3)(y)
         y = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(y))
-        y = self._conv(channels, 3)(y)
+        y = self._conv(channels, 3, DOWN if halve else PLAIN)(y)
         if halve or x.shape[-1] != channels:
             # A mean and a 1×1 convolution commute, and after the mean it has a quarter of the pixels.
             x = self._conv(channels, 1)(downsample(x) if halve else x)
-        return x + (downsample(y) if halve else y)
+        return x + y
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:

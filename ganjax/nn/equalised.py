@@ -6,12 +6,14 @@ Weights start as N(0, 1) and are scaled by gain/√fan_in at run time, so that A
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.nn.convolution import PLAIN, conv_general_dilated, convolve
 from ganjax.nn.layers import Dtype
 from ganjax.nn.spectral import SpectralNorm
 
@@ -45,7 +47,10 @@ class EqualDense(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """A square convolution `[N, H, W, I] -> [N, H, W, features]`; `down` smooths and halves: `[N, H/2, W/2, ...]`."""
+    """A square convolution `[N, H, W, I] -> [N, H, W, features]`; `down` smooths and halves: `[N, H/2, W/2, ...]`.
+
+    `resample` as in `ganjax.nn.layers.Conv`, without smoothing.
+    """
 
     features: int
     size: int = 3
@@ -53,6 +58,7 @@ class EqualConv(nn.Module):
     gain: float = 1.0
     use_bias: bool = True
     down: bool = False
+    resample: str = PLAIN
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -67,6 +73,7 @@ class EqualConv(nn.Module):
                 use_bias=self.use_bias,
                 kernel_init=init,
                 dtype=self.dtype,
+                conv_general_dilated=functools.partial(conv_general_dilated, resample=self.resample),
             )
             y = SpectralNorm(layer, iterations=self.spectral)(x)
             return fir_down(y, SMOOTH) if self.down else y
@@ -74,7 +81,7 @@ class EqualConv(nn.Module):
         scaled = (kernel * (self.gain / fan_in**0.5)).astype(self.dtype)
         x = x.astype(self.dtype)
         if not self.down:
-            y = convolve(x, scaled)
+            y = convolve(x, scaled, resample=self.resample)
         elif self.size == 1:
             y = convolve(fir_down(x, SMOOTH), scaled)
         else:
@@ -83,13 +90,6 @@ class EqualConv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None, :]
         return y
-
-
-def convolve(x: jax.Array, kernel: jax.Array, padding: str | Sequence[tuple[int, int]] = "SAME") -> jax.Array:
-    """x [N, H, W, I] with kernel [k, k, I, O], stride 1."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -5,12 +5,14 @@ Feature maps are NHWC. Layers compute in `dtype` and keep their parameters in fl
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.nn.convolution import PLAIN, conv_general_dilated
 from ganjax.nn.spectral import SpectralNorm
 
 Dtype = Any
@@ -38,13 +40,17 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `spectral` as in Dense."""
+    """A square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `spectral` as in Dense.
+
+    `resample` (of `ganjax.nn.convolution`): UP doubles the image first, DOWN halves it afterwards.
+    """
 
     features: int
     size: int = 3
     spectral: int = 0
     use_bias: bool = True
     groups: int = 1
+    resample: str = PLAIN
     kernel_init: Init = DEFAULT_INIT
     dtype: Dtype = jnp.float32
 
@@ -54,6 +60,7 @@ class Conv(nn.Module):
         layer: nn.Module
         if self.groups > 1:
             assert not self.use_bias
+            assert self.resample == PLAIN
             layer = GroupedConv(self.features, self.size, self.groups, self.kernel_init, self.dtype)
         else:
             layer = nn.Conv(
@@ -62,6 +69,7 @@ class Conv(nn.Module):
                 use_bias=self.use_bias,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
+                conv_general_dilated=functools.partial(conv_general_dilated, resample=self.resample),
             )
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
@@ -145,19 +153,6 @@ def pixel_norm(x: jax.Array, eps: float = 1e-8) -> jax.Array:
     """Each position's feature vector scaled to unit mean square (Karras et al. 2018, section 4.2)."""
     square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
     return (x.astype(jnp.float32) * jax.lax.rsqrt(square + eps)).astype(x.dtype)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, `[N, H, W, C] -> [N, 2H, 2W, C]`."""
-    n, h, w, c = x.shape
-    wide = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
-    return wide.reshape(n, 2 * h, 2 * w, c)
-
-
-def downsample(x: jax.Array) -> jax.Array:
-    """2×2 average pooling, `[N, 2H, 2W, C] -> [N, H, W, C]`."""
-    n, h, w, c = x.shape
-    return jnp.mean(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def minibatch_stddev(x: jax.Array, group_size: int = STDDEV_GROUP) -> jax.Array:

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from ganjax import parallel
+from ganjax import native, parallel
 from ganjax.checkpoint import Checkpointer
 from ganjax.compat import MIXTURES
 from ganjax.config import to_json
@@ -93,7 +93,8 @@ class Population:
         runtime = {key for key, option in BY_KEY.items() if option.runtime}
         for config, folder in runs.values():
             opened = stack.enter_context(Workdir.open(folder, config=to_json(config), allowed=runtime))
-            opened.write_environment([str(device) for device in self._devices])
+            devices = [str(device) for device in self._devices]
+            opened.write_environment(devices, convolutions=native.describe())
         checkpoints = [
             stack.enter_context(Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep))
             for config, folder in runs.values()

@@ -1,0 +1,275 @@
+"""Convolutions of stride 1: XLA's own, or on CPU the native kernels of `ganjax.native`.
+
+A 3×3 convolution may be joined with what comes before or after it: with `UP` every pixel is doubled first, with `DOWN`
+2×2 pixels are averaged afterwards. On CPU the two become one convolution with 16 products a small pixel, not 36.
+
+The native ones are two bilinear primitives, closed under differentiation of any order and kind:
+
+* `forward`: images [N, H, W, I] and kernel [kh, kw, I, O] → [N, H', W', O]; with `flip` the kernel is read in
+  reverse and its channels exchanged, which makes it the gradient with respect to the images;
+* `kernel_gradient`: images [N, H, W, I] and slopes [N, H', W', O] → [kh, kw, I, O].
+
+Here `DOWN` adds up 2×2 pixels without dividing, so that it and `UP` are each other's transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ganjax import native
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+NHWC = ("NHWC", "HWIO", "NHWC")
+PLAIN, UP, DOWN = "plain", "up", "down"
+MODES = {PLAIN: 0, UP: 1, DOWN: 2}  # as convolution.cc numbers them
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    resample: str = PLAIN,
+) -> jax.Array:
+    """x [N, H, W, I] with kernel [kh, kw, I, O], stride 1.
+
+    Args:
+      x: images, NHWC; H and W even with DOWN.
+      kernel: HWIO.
+      padding: SAME, VALID, or zeros ((top, bottom), (left, right)); SAME where it is resampled.
+      resample: PLAIN, UP (nearest neighbour, before) or DOWN (2×2 average, after).
+
+    Returns:
+      [N, H', W', O].
+    """
+    pads = _pads(padding, kernel.shape)
+    fits = x.dtype == kernel.dtype == jnp.float32 and min(min(pair) for pair in pads) >= 0
+    if not (fits and native.in_use()):
+        y = _xla_forward(x, kernel, padding=pads, flip=False, mode=resample)
+    elif resample == PLAIN or kernel.shape[:2] == (3, 3):
+        y = forward(x, kernel, pads, flip=False, mode=resample)
+    elif resample == UP:
+        y = forward(upsample(x), kernel, pads, flip=False)
+    else:
+        y = _sum_pool(forward(x, kernel, pads, flip=False))
+    return y / 4 if resample == DOWN else y
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, `[N, H, W, C] -> [N, 2H, 2W, C]`."""
+    n, h, w, c = x.shape
+    wide = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
+    return wide.reshape(n, 2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """2×2 average pooling, `[N, 2H, 2W, C] -> [N, H, W, C]`."""
+    return _sum_pool(x) / 4
+
+
+def _sum_pool(x: jax.Array) -> jax.Array:
+    n, h, w, c = x.shape
+    return jnp.sum(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    resample: str = PLAIN,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated` as flax's `Conv` calls it, by `convolve` where that can do it.
+
+    `resample` is for layers that `convolve` can do, as those of `ganjax.nn.layers` are.
+    """
+    ones = (*window_strides, *(lhs_dilation or ()), *(rhs_dilation or ()), feature_group_count)
+    numbers = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    nhwc = numbers == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    if all(n == 1 for n in ones) and precision is None and nhwc:
+        return convolve(lhs, rhs, padding, resample)
+    assert resample == PLAIN
+    return jax.lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        precision=precision,
+    )
+
+
+def forward(x: jax.Array, kernel: jax.Array, padding: Padding, *, flip: bool, mode: str = PLAIN) -> jax.Array:
+    """The primitive, see above; float32. With UP and DOWN a 3×3 kernel and one zero at each side."""
+    return forward_p.bind(x, kernel, padding=padding, flip=flip, mode=mode)
+
+
+def kernel_gradient(x: jax.Array, slope: jax.Array, padding: Padding, mode: str = PLAIN) -> jax.Array:
+    """The primitive, see above; float32. The kernel's size follows from the shapes; `mode` PLAIN or DOWN."""
+    return kernel_gradient_p.bind(x, slope, padding=padding, mode=mode)
+
+
+def _flipped(kernel: jax.Array) -> jax.Array:
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def _pads(padding: str | Sequence[tuple[int, int]], kernel: Sequence[int]) -> Padding:
+    if not isinstance(padding, str):
+        (top, bottom), (left, right) = padding
+        return (int(top), int(bottom)), (int(left), int(right))
+    assert padding in ("SAME", "VALID"), padding
+    before = [(size - 1) // 2 if padding == "SAME" else 0 for size in kernel[:2]]
+    total = [size - 1 if padding == "SAME" else 0 for size in kernel[:2]]
+    return (before[0], total[0] - before[0]), (before[1], total[1] - before[1])
+
+
+def _back(padding: Padding, size: Sequence[int]) -> Padding:
+    """The padding of the convolution that leads back from the result to the images."""
+    (top, bottom), (left, right) = padding
+    return (size[0] - 1 - top, size[0] - 1 - bottom), (size[1] - 1 - left, size[1] - 1 - right)
+
+
+def _result(size: int, pads: tuple[int, int], kernel: int) -> int:
+    return size + sum(pads) - kernel + 1
+
+
+def _forward_shape(x: Any, kernel: Any, *, padding: Padding, flip: bool, mode: str) -> Any:
+    n, h, w, _ = x.shape
+    kh, kw, *channels = kernel.shape
+    rows, columns = _result(h, padding[0], kh), _result(w, padding[1], kw)
+    if mode == UP:
+        rows, columns = 2 * rows, 2 * columns
+    elif mode == DOWN:
+        rows, columns = rows // 2, columns // 2
+    return x.update(shape=(n, rows, columns, channels[0 if flip else 1]))
+
+
+def _kernel_gradient_shape(x: Any, slope: Any, *, padding: Padding, mode: str) -> Any:
+    scale = 2 if mode == DOWN else 1
+    size = (_result(x.shape[i + 1], padding[i], scale * slope.shape[i + 1]) for i in range(2))
+    return x.update(shape=(*size, x.shape[3], slope.shape[3]))
+
+
+def _xla_forward(x: jax.Array, kernel: jax.Array, *, padding: Padding, flip: bool, mode: str) -> jax.Array:
+    if flip:
+        kernel = _flipped(kernel)
+    x = upsample(x) if mode == UP else x
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=NHWC)
+    return _sum_pool(y) if mode == DOWN else y
+
+
+def _xla_kernel_gradient(x: jax.Array, slope: jax.Array, *, padding: Padding, mode: str) -> jax.Array:
+    shape = _kernel_gradient_shape(jax.typeof(x), jax.typeof(slope), padding=padding, mode=mode)
+    transposed = jax.linear_transpose(
+        lambda kernel: _xla_forward(x, kernel, padding=padding, flip=False, mode=mode),
+        jax.ShapeDtypeStruct(shape.shape, x.dtype),
+    )
+    return transposed(slope)[0]
+
+
+def _primitive(
+    name: str, shape: Callable[..., Any], xla: Callable[..., Any], attributes: Callable[..., Any]
+) -> Primitive:
+    """A primitive that calls the native `name` on CPU and is what `xla` says elsewhere."""
+
+    def on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
+        return jax.ffi.ffi_lowering(name)(ctx, *operands, **attributes(**parameters))
+
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("padding", "flip", "mode")))
+    primitive.def_abstract_eval(shape)
+    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    return primitive
+
+
+def _attributes(padding: Padding, mode: str, **others: Any) -> dict[str, Any]:
+    (top, _), (left, _) = padding
+    return {"mode": np.int64(MODES[mode]), "top": np.int64(top), "left": np.int64(left), **others}
+
+
+forward_p = _primitive("ganjax_forward", _forward_shape, _xla_forward, _attributes)
+kernel_gradient_p = _primitive(
+    "ganjax_kernel_gradient", _kernel_gradient_shape, _xla_kernel_gradient, _attributes
+)
+
+
+BACK = {PLAIN: PLAIN, UP: DOWN, DOWN: UP}
+
+
+def _forward_to_images(
+    slope: jax.Array, x: Any, kernel: jax.Array, *, padding: Padding, flip: bool, mode: str
+) -> jax.Array:
+    return forward(slope, kernel, _back(padding, kernel.shape), flip=not flip, mode=BACK[mode])
+
+
+def _forward_to_kernel(
+    slope: jax.Array, x: jax.Array, kernel: Any, *, padding: Padding, flip: bool, mode: str
+) -> jax.Array:
+    # ⟨forward(x, k), slope⟩ = ⟨x, the way back(slope, k)⟩, so that either may be taken for the images.
+    if mode == UP or (flip and mode == PLAIN):
+        gradient = kernel_gradient(slope, x, _back(padding, kernel.aval.shape), BACK[mode])
+        return gradient if flip else _flipped(gradient)
+    gradient = kernel_gradient(x, slope, padding, mode)
+    return _flipped(gradient) if flip else gradient
+
+
+def _gradient_to_images(
+    change: jax.Array, x: Any, slope: jax.Array, *, padding: Padding, mode: str
+) -> jax.Array:
+    return forward(slope, change, _back(padding, change.shape), flip=True, mode=BACK[mode])
+
+
+def _gradient_to_slope(
+    change: jax.Array, x: jax.Array, slope: Any, *, padding: Padding, mode: str
+) -> jax.Array:
+    return forward(x, change, padding, flip=False, mode=mode)
+
+
+ad.defbilinear(forward_p, _forward_to_images, _forward_to_kernel)
+ad.defbilinear(kernel_gradient_p, _gradient_to_images, _gradient_to_slope)
+
+
+def _each(
+    call: Callable[..., jax.Array], arguments: Sequence[jax.Array], axes: Sequence[Any]
+) -> tuple[jax.Array, int]:
+    """One member after another: each call fills the machine by itself."""
+    moved = [a if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in zip(arguments, axes, strict=True)]
+
+    def member(own: Any) -> jax.Array:
+        others = iter(own)
+        return call(*(a if axis is None else next(others) for a, axis in zip(moved, axes, strict=True)))
+
+    return jax.lax.map(member, [a for a, axis in zip(moved, axes, strict=True) if axis is not None]), 0
+
+
+def _forward_batched(arguments: Any, axes: Any, **parameters: Any) -> tuple[jax.Array, int]:
+    x, kernel = arguments
+    if axes[1] is not None:
+        return _each(lambda x, kernel: forward_p.bind(x, kernel, **parameters), arguments, axes)
+    x = jnp.moveaxis(x, axes[0], 0)
+    y = forward_p.bind(x.reshape(-1, *x.shape[2:]), kernel, **parameters)
+    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+def _kernel_gradient_batched(arguments: Any, axes: Any, **parameters: Any) -> tuple[jax.Array, int]:
+    return _each(lambda x, slope: kernel_gradient_p.bind(x, slope, **parameters), arguments, axes)
+
+
+batching.primitive_batchers[forward_p] = _forward_batched
+batching.primitive_batchers[kernel_gradient_p] = _kernel_gradient_batched

@@ -1,0 +1,225 @@
+"""The convolutions: the native kernels against XLA's, through every transformation, and doing without them."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from ganjax import native
+from ganjax.nn import convolution
+
+ROUNDING = 1e-5  # of the largest value: float32 sums of up to 8,448 products in another order
+
+needs_native = pytest.mark.skipif(native.why_not() is not None, reason=f"native kernels: {native.why_not()}")
+
+# images, height, width, inputs, outputs, kernel, padding: every path of convolution.cc
+SHAPES = [
+    (3, 8, 8, 5, 7, (3, 3), "SAME"),
+    (5, 4, 4, 128, 128, (3, 3), "SAME"),  # two rows a tile
+    (66, 4, 4, 33, 65, (3, 3), "SAME"),  # several images a block, a last vector of one
+    (2, 32, 32, 3, 64, (3, 3), "SAME"),
+    (2, 33, 19, 64, 3, (3, 3), "SAME"),  # few outputs, widths that no tile divides
+    (2, 16, 16, 70, 1, (1, 1), "SAME"),
+    (2, 16, 16, 40, 4, (3, 3), "SAME"),
+    (2, 17, 17, 16, 20, (1, 1), "VALID"),
+    (3, 9, 7, 8, 17, (2, 2), ((0, 1), (0, 1))),
+    (3, 6, 5, 4, 48, (4, 4), "VALID"),
+    (2, 70, 66, 8, 16, (3, 3), ((2, 0), (1, 2))),
+    (1, 1, 2, 3, 5, (3, 5), "SAME"),
+    (2, 6, 6, 4, 6, (1, 1), ((2, 1), (1, 2))),  # more zeros than the kernel is wide
+]
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
+
+
+def xla(x, kernel, padding):
+    with native.portable():
+        return convolution.convolve(x, kernel, padding)
+
+
+def assert_same(actual, expected, bound=ROUNDING):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=bound * max(1e-6, float(jnp.abs(b).max()))
+        ),
+        actual,
+        expected,
+    )
+
+
+@needs_native
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_native_convolutions_and_both_gradients_are_those_of_xla(shape):
+    n, h, w, inputs, outputs, size, padding = shape
+    x, kernel = draw(n, h, w, inputs), draw(*size, inputs, outputs)
+
+    def both(x, kernel, convolve):
+        y, back = jax.vjp(lambda x, kernel: convolve(x, kernel, padding), x, kernel)
+        return y, *back(draw(*y.shape))
+
+    assert_same(both(x, kernel, convolution.convolve), both(x, kernel, xla))
+
+
+RESAMPLED = [(3, 4, 6, 5, 7), (2, 16, 16, 64, 48), (5, 8, 8, 33, 3), (2, 14, 10, 3, 20), (1, 2, 2, 1, 1)]
+
+
+@needs_native
+@pytest.mark.parametrize("resample", [convolution.UP, convolution.DOWN])
+@pytest.mark.parametrize("shape", RESAMPLED, ids=str)
+def test_joined_resampling_is_that_before_or_after_the_convolution(shape, resample):
+    n, h, w, inputs, outputs = shape
+    x, kernel = draw(n, h, w, inputs), draw(3, 3, inputs, outputs)
+
+    def both(x, kernel, call):
+        y, back = jax.vjp(call, x, kernel)
+        return y, *back(draw(*y.shape))
+
+    def plain(x, kernel):
+        if resample == convolution.UP:
+            return xla(convolution.upsample(x), kernel, "SAME")
+        return convolution.downsample(xla(x, kernel, "SAME"))
+
+    joined = both(x, kernel, lambda x, kernel: convolution.convolve(x, kernel, resample=resample))
+    assert_same(joined, both(x, kernel, plain))
+
+
+@needs_native
+@pytest.mark.parametrize("resample", [convolution.PLAIN, convolution.UP, convolution.DOWN])
+def test_every_second_derivative_is_that_of_xla(resample):
+    side = {convolution.PLAIN: 8, convolution.UP: 16, convolution.DOWN: 4}[resample]
+    x, kernel, slope = draw(4, 8, 8, 6), draw(3, 3, 6, 20), draw(4, side, side, 20)
+
+    def totals(x, kernel, slope):
+        def energy(x, kernel, slope):
+            return jnp.sum(convolution.convolve(x, kernel, "SAME", resample) * slope)
+
+        gradients = jax.grad(energy, (0, 1, 2))(x, kernel, slope)
+        return sum(jnp.sum(jnp.sin(0.1 * g)) for g in gradients)
+
+    def derivatives():
+        backwards = jax.grad(totals, (0, 1, 2))(x, kernel, slope)
+        _, forwards = jax.jvp(totals, (x, kernel, slope), (slope[:, :1, :1, :6] + x, kernel, slope))
+        _, mixed = jax.jvp(jax.grad(totals, (0, 1, 2)), (x, kernel, slope), (x, kernel, slope))
+        return backwards, forwards, mixed
+
+    actual = derivatives()
+    with native.portable():
+        assert_same(actual, derivatives())
+
+
+@needs_native
+@pytest.mark.parametrize("axes", [(0, None), (3, None), (None, 0), (0, 4)], ids=str)
+def test_vmap_is_a_loop_over_members(axes):
+    members = 3
+    x = jnp.moveaxis(draw(members, 2, 8, 8, 4), 0, axes[0]) if axes[0] is not None else draw(2, 8, 8, 4)
+    kernel = jnp.moveaxis(draw(members, 3, 3, 4, 5), 0, axes[1]) if axes[1] is not None else draw(3, 3, 4, 5)
+
+    def gradients(convolve):
+        one = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k, "SAME"))), (0, 1))
+        return jax.vmap(one, axes)(x, kernel)
+
+    assert_same(gradients(convolution.convolve), gradients(xla))
+
+
+@needs_native
+def test_it_runs_on_every_device_of_a_mesh():
+    devices = jax.devices()[:2]
+    x, kernel = draw(2 * len(devices), 8, 8, 4), draw(3, 3, 4, 5)
+    mapped = jax.shard_map(
+        lambda x, kernel: convolution.convolve(x, kernel),
+        mesh=Mesh(np.array(devices), ("devices",)),
+        in_specs=(PartitionSpec("devices"), PartitionSpec()),
+        out_specs=PartitionSpec("devices"),
+    )
+    assert_same(jax.jit(mapped)(x, kernel), xla(x, kernel, "SAME"))
+
+
+@needs_native
+def test_the_same_bits_whatever_the_number_of_threads():
+    code = """
+import numpy as np, jax, jax.numpy as jnp, hashlib
+from ganjax.nn import convolution
+r = np.random.default_rng(0)
+x, k = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((9, 16, 16, 20), (3, 3, 20, 35)))
+y, back = jax.vjp(convolution.convolve, x, k)
+print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *back(jnp.cos(y))))).hexdigest())
+"""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PJRT_NPROC": threads},
+            capture_output=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2", "7")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop()) == 65
+
+
+def lowered(call, *arguments):
+    return jax.jit(call).lower(*arguments).as_text()
+
+
+@needs_native
+def test_what_leaves_the_machine_and_what_does_not_fit_is_xlas():
+    x, kernel = draw(1, 8, 8, 4), draw(3, 3, 4, 5)
+    assert "ganjax_forward" in lowered(lambda x, k: convolution.convolve(x, k), x, kernel)
+    for call, arguments in [
+        (lambda x, k: xla(x, k, "SAME"), (x, kernel)),
+        (lambda x, k: convolution.convolve(x, k), (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))),
+        (lambda x, k: convolution.convolve(x, k, ((-1, 1), (1, 1))), (x, kernel)),
+        (
+            nn.Conv(
+                5, (3, 3), strides=2, conv_general_dilated=convolution.conv_general_dilated
+            ).init_with_output,
+            None,
+        ),
+    ]:
+        arguments = arguments or (jax.random.key(0), x)
+        text = lowered(call, *arguments)
+        assert "ganjax_forward" not in text
+        assert "convolution" in text
+
+
+@needs_native
+def test_other_platforms_get_xlas_operations():
+    x, kernel = draw(2, 8, 8, 4), draw(3, 3, 4, 5)
+    gradient = jax.jit(jax.grad(lambda k: jnp.sum(convolution.convolve(x, k) ** 2)))
+    text = gradient.trace(kernel).lower(lowering_platforms=("tpu",)).as_text()
+    assert "ganjax" not in text
+    assert text.count("stablehlo.convolution") == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"GANJAX_NATIVE": "off"}, "as GANJAX_NATIVE asks"),
+        ({"PATH": ""}, "no C++ compiler"),
+        ({"CXX": "false"}, "could not compile"),
+    ],
+)
+def test_without_native_kernels_the_numbers_are_the_same(tmp_path, environment, reason):
+    code = """
+import jax.numpy as jnp
+from ganjax import native
+from ganjax.nn import convolution
+print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5))).sum()), native.why_not())
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout.startswith("9680.0 "), finished.stderr
+    assert reason in finished.stdout
+    assert not list(tmp_path.rglob("*.so"))

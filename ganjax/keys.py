@@ -7,7 +7,7 @@ import jax
 from ganjax.state import GanState
 
 
-def image_keys(state: GanState, purpose: int, index: jax.Array) -> jax.Array:
+def image_keys(state: GanState, purpose: int | jax.Array, index: jax.Array) -> jax.Array:
     """One key per image, [n], for this step, purpose and place in the global batch."""
     key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), state.step)
     return fold_each(jax.random.fold_in(key, purpose), index)

@@ -56,6 +56,8 @@ class Game:
       steer: (state, metrics) → the new `control` after a step.
       average: (state) → the new `ema`.
       dis_steps, gen_steps: updates of each network in a step.
+      rolled: whether several updates of a network are a loop on the device; unrolled they take as many times the time
+        and memory to compile.
       accumulate: parts in which an update's batch is computed.
       packing: samples that D judges together.
       joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
@@ -76,6 +78,7 @@ class Game:
     average: Callable[[GanState], Tree]
     dis_steps: int = 1
     gen_steps: int = 1
+    rolled: bool = False
     accumulate: int = 1
     packing: int = 1
     joint: bool = True
@@ -95,22 +98,35 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
     Returns:
       The state after the step, equal on every device, and metrics averaged over devices.
     """
-    metrics: Metrics = {}
-    updates: list[tuple[Images, jax.Array | None]] = [
-        jax.tree.map(lambda x, i=i: x[i], (batch.reals, batch.labels)) for i in range(game.dis_steps)
-    ]
     if game.simultaneous:
-        state, metrics = update_both(game, state, *updates[0], batch.index)
+        reals, labels = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
+        state, metrics = update_both(game, state, reals, labels, batch.index)
     else:
-        for i, given in enumerate(updates):
-            state, metrics_dis = update_net("dis", game, state, *given, batch.index, 2 * i)
-            metrics |= metrics_dis
-        for i in range(game.gen_steps):
-            state, metrics_gen = update_net("gen", game, state, *updates[-1], batch.index, 2 * i + 1)
-            metrics |= metrics_gen
+        state, metrics = update_often("dis", game, state, batch, game.dis_steps)
+        state, metrics_gen = update_often("gen", game, state, batch, game.gen_steps)
+        metrics |= metrics_gen
     state = dataclasses.replace(state, control=game.steer(state, metrics))
     state = dataclasses.replace(state, step=state.step + 1)
     return dataclasses.replace(state, ema=game.average(state)), metrics
+
+
+def update_often(
+    name: str, game: Game, state: GanState, batch: Batch, count: int
+) -> tuple[GanState, Metrics]:
+    """`count` updates of one network, and the metrics of the last. Each of D's has reals of its own, G's have D's last."""
+
+    def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
+        place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)
+        reals, labels = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
+        return update_net(name, game, state, reals, labels, batch.index, purpose)
+
+    if game.rolled and count > 1:
+        state, stacked = jax.lax.scan(once, state, jnp.arange(count))
+        return state, jax.tree.map(lambda x: x[-1], stacked)
+    metrics: Metrics = {}
+    for i in range(count):
+        state, metrics = once(state, i)
+    return state, metrics
 
 
 def update_net(
@@ -120,7 +136,7 @@ def update_net(
     reals: Images,
     labels: jax.Array | None,
     index: jax.Array,
-    purpose: int,
+    purpose: int | jax.Array,
 ) -> tuple[GanState, Metrics]:
     """One update of the network `name` (`gen` or `dis`), with gradients averaged over parts and devices."""
     net: NetState = getattr(state, name)

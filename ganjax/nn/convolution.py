@@ -49,7 +49,7 @@ def convolve(
       [N, H', W', O].
     """
     pads = _pads(padding, kernel.shape)
-    fits = x.dtype == kernel.dtype == jnp.float32 and min(min(pair) for pair in pads) >= 0
+    fits = x.dtype == kernel.dtype == np.float32 and min(min(pair) for pair in pads) >= 0
     if not (fits and native.in_use()):
         y = _xla_forward(x, kernel, padding=pads, flip=False, mode=resample)
     elif resample == PLAIN or kernel.shape[:2] == (3, 3):

@@ -113,7 +113,7 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
 def update_often(
     name: str, game: Game, state: GanState, batch: Batch, count: int
 ) -> tuple[GanState, Metrics]:
-    """`count` updates of one network, and the metrics of the last. Each of D's has reals of its own, G's have D's last."""
+    """`count` updates of one network, the metrics of the last; each of D's has its own reals, G's have D's last."""
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
         place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)

@@ -1,5 +1,6 @@
 """The convolutions: the native kernels against XLA's, through every transformation, and doing without them."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ganjax import native
 from ganjax.nn import convolution
+from ganjax.nn.equalised import convolve_down, convolve_up
 
 ROUNDING = 1e-5  # of the largest value: float32 sums of up to 8,448 products in another order
 
@@ -92,27 +94,72 @@ def test_joined_resampling_is_that_before_or_after_the_convolution(shape, resamp
 
 
 @needs_native
-@pytest.mark.parametrize("resample", [convolution.PLAIN, convolution.UP, convolution.DOWN])
-def test_every_second_derivative_is_that_of_xla(resample):
-    side = {convolution.PLAIN: 8, convolution.UP: 16, convolution.DOWN: 4}[resample]
+@pytest.mark.parametrize("shape", RESAMPLED, ids=str)
+@pytest.mark.parametrize("call", [convolve_down, convolve_up], ids=lambda f: f.__name__)
+def test_strided_and_spread_convolutions_are_those_by_xla(shape, call):
+    n, h, w, inputs, outputs = shape
+    x, kernel = draw(n, h, w, inputs), draw(3, 3, inputs, outputs)
+
+    def both():
+        y, back = jax.vjp(call, x, kernel)
+        return y, *back(draw(*y.shape))
+
+    actual = both()
+    with native.portable():
+        assert_same(actual, both())
+
+
+def same_resampled(mode):
+    return lambda x, kernel: convolution.convolve(x, kernel, "SAME", mode)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("call", "side"),
+    [
+        (same_resampled(convolution.PLAIN), 8),
+        (same_resampled(convolution.UP), 16),
+        (same_resampled(convolution.DOWN), 4),
+        (convolve_up, 16),
+        (convolve_down, 4),
+    ],
+    ids=["plain", "up", "down", "spread", "strided"],
+)
+def test_every_second_derivative_is_that_of_xla(call, side):
     x, kernel, slope = draw(4, 8, 8, 6), draw(3, 3, 6, 20), draw(4, side, side, 20)
 
     def totals(x, kernel, slope):
         def energy(x, kernel, slope):
-            return jnp.sum(convolution.convolve(x, kernel, "SAME", resample) * slope)
+            return jnp.sum(call(x, kernel) * slope)
 
         gradients = jax.grad(energy, (0, 1, 2))(x, kernel, slope)
         return sum(jnp.sum(jnp.sin(0.1 * g)) for g in gradients)
 
-    def derivatives():
+    @functools.partial(jax.jit, static_argnums=0)  # whose programs are not shared with the portable ones
+    def derivatives(portable):
         backwards = jax.grad(totals, (0, 1, 2))(x, kernel, slope)
-        _, forwards = jax.jvp(totals, (x, kernel, slope), (slope[:, :1, :1, :6] + x, kernel, slope))
-        _, mixed = jax.jvp(jax.grad(totals, (0, 1, 2)), (x, kernel, slope), (x, kernel, slope))
+        _, forwards = jax.jvp(totals, (x, kernel, slope), (x[::-1], kernel, slope))
+        _, mixed = jax.jvp(jax.grad(totals, (0, 1, 2)), (x, kernel, slope), (x[::-1], kernel, slope))
         return backwards, forwards, mixed
 
-    actual = derivatives()
+    actual = derivatives(False)
     with native.portable():
-        assert_same(actual, derivatives())
+        assert_same(actual, derivatives(True))
+
+
+@needs_native
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("mode", list(convolution.MODES))
+def test_what_other_platforms_do_is_what_the_native_kernels_do(mode, flip):
+    x, kernel, around = draw(3, 6, 8, 5), draw(3, 3, 5, 7), ((1, 1), (1, 1))
+    kernel = kernel.swapaxes(2, 3) if flip else kernel
+    given = {"padding": around, "flip": flip, "mode": mode}
+    assert_same(convolution.forward(x, kernel, **given), convolution._xla_forward(x, kernel, **given))
+    if mode in (convolution.PLAIN, convolution.DOWN, convolution.STRIDED):
+        slope = draw(3, 6, 8, 7) if mode == convolution.PLAIN else draw(3, 3, 4, 7)
+        given = {"padding": around, "mode": mode}
+        expected = convolution._xla_kernel_gradient(x, slope, **given)
+        assert_same(convolution.kernel_gradient(x, slope, **given), expected)
 
 
 @needs_native

@@ -9,7 +9,8 @@ The native ones are two bilinear primitives, closed under differentiation of any
   reverse and its channels exchanged, which makes it the gradient with respect to the images;
 * `kernel_gradient`: images [N, H, W, I] and slopes [N, H', W', O] → [kh, kw, I, O].
 
-Here `DOWN` adds up 2×2 pixels without dividing, so that it and `UP` are each other's transpose.
+Here `DOWN` adds up 2×2 pixels without dividing, so that it and `UP` are each other's transpose. `STRIDED`, every other
+pixel of a 3×3 convolution, and `SPREAD`, zeros between the pixels before it, are another such pair.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ganjax import native
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
-PLAIN, UP, DOWN = "plain", "up", "down"
-MODES = {PLAIN: 0, UP: 1, DOWN: 2}  # as convolution.cc numbers them
+PLAIN, UP, DOWN, STRIDED, SPREAD = "plain", "up", "down", "strided", "spread"
+MODES = {PLAIN: 0, UP: 1, DOWN: 2, STRIDED: 3, SPREAD: 4}  # as convolution.cc numbers them
 
 
 def convolve(
@@ -49,8 +50,7 @@ def convolve(
       [N, H', W', O].
     """
     pads = _pads(padding, kernel.shape)
-    fits = x.dtype == kernel.dtype == np.float32 and min(min(pair) for pair in pads) >= 0
-    if not (fits and native.in_use()):
+    if min(min(pair) for pair in pads) < 0 or not native_fits(x, kernel):
         y = _xla_forward(x, kernel, padding=pads, flip=False, mode=resample)
     elif resample == PLAIN or kernel.shape[:2] == (3, 3):
         y = forward(x, kernel, pads, flip=False, mode=resample)
@@ -59,6 +59,11 @@ def convolve(
     else:
         y = _sum_pool(forward(x, kernel, pads, flip=False))
     return y / 4 if resample == DOWN else y
+
+
+def native_fits(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether the primitives below may be used for these here: float32, on CPU, and compiled."""
+    return x.dtype == kernel.dtype == np.float32 and native.in_use()
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -115,12 +120,12 @@ def conv_general_dilated(
 
 
 def forward(x: jax.Array, kernel: jax.Array, padding: Padding, *, flip: bool, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above; float32. With UP and DOWN a 3×3 kernel and one zero at each side."""
+    """The primitive, see above; float32. In a `mode` but PLAIN a 3×3 kernel and one zero at each side."""
     return forward_p.bind(x, kernel, padding=padding, flip=flip, mode=mode)
 
 
 def kernel_gradient(x: jax.Array, slope: jax.Array, padding: Padding, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above; float32. The kernel's size follows from the shapes; `mode` PLAIN or DOWN."""
+    """The primitive, see above; float32. The kernel's size follows from the shapes; `mode` PLAIN, DOWN or STRIDED."""
     return kernel_gradient_p.bind(x, slope, padding=padding, mode=mode)
 
 
@@ -152,15 +157,15 @@ def _forward_shape(x: Any, kernel: Any, *, padding: Padding, flip: bool, mode: s
     n, h, w, _ = x.shape
     kh, kw, *channels = kernel.shape
     rows, columns = _result(h, padding[0], kh), _result(w, padding[1], kw)
-    if mode == UP:
+    if mode in (UP, SPREAD):
         rows, columns = 2 * rows, 2 * columns
-    elif mode == DOWN:
+    elif mode in (DOWN, STRIDED):
         rows, columns = rows // 2, columns // 2
     return x.update(shape=(n, rows, columns, channels[0 if flip else 1]))
 
 
 def _kernel_gradient_shape(x: Any, slope: Any, *, padding: Padding, mode: str) -> Any:
-    scale = 2 if mode == DOWN else 1
+    scale = 1 if mode == PLAIN else 2
     size = (_result(x.shape[i + 1], padding[i], scale * slope.shape[i + 1]) for i in range(2))
     return x.update(shape=(*size, x.shape[3], slope.shape[3]))
 
@@ -169,7 +174,12 @@ def _xla_forward(x: jax.Array, kernel: jax.Array, *, padding: Padding, flip: boo
     if flip:
         kernel = _flipped(kernel)
     x = upsample(x) if mode == UP else x
-    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=NHWC)
+    strides, zeros = (2, 2) if mode == STRIDED else (1, 1), None
+    if mode == SPREAD:
+        padding, zeros = ((1, 2), (1, 2)), (2, 2)
+    elif mode == STRIDED:
+        padding = ((1, 0), (1, 0))
+    y = jax.lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=zeros, dimension_numbers=NHWC)
     return _sum_pool(y) if mode == DOWN else y
 
 
@@ -209,7 +219,7 @@ kernel_gradient_p = _primitive(
 )
 
 
-BACK = {PLAIN: PLAIN, UP: DOWN, DOWN: UP}
+BACK = {PLAIN: PLAIN, UP: DOWN, DOWN: UP, STRIDED: SPREAD, SPREAD: STRIDED}
 
 
 def _forward_to_images(
@@ -222,7 +232,7 @@ def _forward_to_kernel(
     slope: jax.Array, x: jax.Array, kernel: Any, *, padding: Padding, flip: bool, mode: str
 ) -> jax.Array:
     # ⟨forward(x, k), slope⟩ = ⟨x, the way back(slope, k)⟩, so that either may be taken for the images.
-    if mode == UP or (flip and mode == PLAIN):
+    if mode in (UP, SPREAD) or (flip and mode == PLAIN):
         gradient = kernel_gradient(slope, x, _back(padding, kernel.aval.shape), BACK[mode])
         return gradient if flip else _flipped(gradient)
     gradient = kernel_gradient(x, slope, padding, mode)

@@ -13,11 +13,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.nn.convolution import PLAIN, conv_general_dilated, convolve
+from ganjax.nn.convolution import (
+    PLAIN,
+    SPREAD,
+    STRIDED,
+    conv_general_dilated,
+    convolve,
+    forward,
+    native_fits,
+)
 from ganjax.nn.layers import Dtype
 from ganjax.nn.spectral import SpectralNorm
 
 SMOOTH = (1.0, 3.0, 3.0, 1.0)  # StyleGAN2's filter
+AROUND = ((1, 1), (1, 1))  # a zero on each side
 
 
 class EqualDense(nn.Module):
@@ -95,11 +104,13 @@ class EqualConv(nn.Module):
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """SMOOTH, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
 
-    Written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the multiplications, but strided convolutions have
-    gradients that are many times slower on CPU.
+    Without native kernels written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the multiplications, but XLA's
+    strided convolutions have gradients that are many times slower on CPU.
     """
     n, h, w, c = x.shape
     x = _smooth(_smooth(x, 1, (1, 2)), 2, (1, 2))
+    if native_fits(x, kernel):
+        return forward(x, kernel, AROUND, flip=False, mode=STRIDED)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     blocks = x.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
@@ -112,9 +123,12 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Zeros between the pixels, a 3×3 convolution, then SMOOTH: `[N, H, W, I] -> [N, 2H, 2W, O]`.
 
-    Written as a 2×2 convolution of the small image to the four phases of the large one, which never multiplies the
-    zeros.
+    Without native kernels written as a 2×2 convolution of the small image to the four phases of the large one, which
+    never multiplies the zeros.
     """
+    if native_fits(x, kernel):
+        y = forward(x, kernel, AROUND, flip=False, mode=SPREAD)
+        return 4 * _smooth(_smooth(y, 1, (2, 1)), 2, (2, 1))
     n, h, w, c = x.shape
     features = kernel.shape[-1]
     # Phase 0 of a line of pixels is k₁xᵢ, phase 1 is k₀xᵢ + k₂xᵢ₊₁; taps[phase, place in the window, k].

@@ -25,7 +25,11 @@ from pathlib import Path
 import jax
 
 SOURCE = Path(__file__).with_name("convolution.cc")
-TARGETS = {"ganjax_forward": "GanjaxForward", "ganjax_kernel_gradient": "GanjaxKernelGradient"}
+TARGETS = {
+    "ganjax_forward": "GanjaxForward",
+    "ganjax_kernel_gradient": "GanjaxKernelGradient",
+    "ganjax_smooth": "GanjaxSmooth",
+}
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-w")
 OFF, MISSING = "as GANJAX_NATIVE asks", "slower than native ones, which are missing"
 COMPILE_SECONDS = 300  # after which a compiler is taken to hang

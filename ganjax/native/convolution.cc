@@ -459,6 +459,35 @@ void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const float* x, cons
     for (int64_t i = 0; i < size; ++i) result[i] += sums[(g - 1) * size + i];
 }
 
+// The filter (1, 3, 3, 1) / 8 along both axes, [h, w, c] -> [h, w, c], zeros outside: row r of the result has rows
+// r - before to r - before + 3 of the image. Rows are filtered along themselves when they are first needed, four are kept.
+void smooth(int64_t h, int64_t w, int64_t c, int64_t before, const float* x, float* y) {
+  thread_local std::vector<float> rows;
+  const int64_t length = w * c, after = 3 - before;
+  float* padded = buffer(rows, 5 * length + 3 * c);
+  float* kept = padded + length + 3 * c;
+  std::fill(padded, padded + before * c, 0.0f);
+  std::fill(padded + before * c + length, padded + length + 3 * c, 0.0f);
+  auto sum = [&](const float* a, const float* b, const float* d, const float* e, float* to) {
+    for (int64_t i = 0; i < length; ++i) to[i] = 0.125f * (a[i] + e[i]) + 0.375f * (b[i] + d[i]);
+  };
+  auto filter = [&](int64_t r) {
+    float* to = kept + (r & 3) * length;
+    if (r < 0 || r >= h) {
+      std::fill(to, to + length, 0.0f);
+      return;
+    }
+    std::memcpy(padded + before * c, x + r * length, length * sizeof(float));
+    sum(padded, padded + c, padded + 2 * c, padded + 3 * c, to);
+  };
+  for (int64_t r = -before; r < after; ++r) filter(r);
+  for (int64_t r = 0; r < h; ++r) {
+    filter(r + after);
+    auto row = [&](int64_t k) { return kept + ((r - before + k) & 3) * length; };
+    sum(row(0), row(1), row(2), row(3), y + r * length);
+  }
+}
+
 // What a 3×3 kernel is together with doubling each pixel before it ("up") or adding up 2×2 pixels after it ("down").
 //
 // Down: a row of results reads four rows of images, the first by k₀, the next by k₀ + k₁, then k₁ + k₂ and k₂: one kernel
@@ -562,7 +591,19 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Images x, Images slope, Result w
   return ffi::Error::Success();
 }
 
+ffi::Error Smooth(ffi::ThreadPool pool, Images x, Result y, int64_t before) {
+  auto xs = x.dimensions();
+  const int64_t image = xs[1] * xs[2] * xs[3];
+  Tasks::run(pool, xs[0], [&](int64_t n) {
+    smooth(xs[1], xs[2], xs[3], before, x.typed_data() + n * image, y->typed_data() + n * image);
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxSmooth, Smooth,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Ret<Images>().Attr<int64_t>("before"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxForward, Forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Arg<Images>().Ret<Images>()

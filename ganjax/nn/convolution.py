@@ -66,6 +66,33 @@ def native_fits(x: jax.Array, kernel: jax.Array) -> bool:
     return x.dtype == kernel.dtype == np.float32 and native.in_use()
 
 
+def smooth(x: jax.Array, before: int) -> jax.Array:
+    """The filter (1, 3, 3, 1) / 8 along both axes with zeros around, `before` (1 or 2) of them in front of the image.
+
+    Args:
+      x: [N, H, W, C].
+      before: zeros at the top and at the left; there are 3 - before at the bottom and at the right.
+
+    Returns:
+      [N, H, W, C].
+    """
+    if x.dtype == np.float32 and native.in_use():
+        return smooth_p.bind(x, before=before)
+    return _xla_smooth(x, before=before)
+
+
+def _xla_smooth(x: jax.Array, *, before: int) -> jax.Array:
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padded = jnp.pad(x, [(before, 3 - before) if i == axis else (0, 0) for i in range(x.ndim)])
+        terms = [
+            tap / 8 * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+            for k, tap in enumerate((1, 3, 3, 1))
+        ]
+        x = sum(terms[1:], terms[0])
+    return x
+
+
 def upsample(x: jax.Array) -> jax.Array:
     """Nearest neighbour, `[N, H, W, C] -> [N, 2H, 2W, C]`."""
     n, h, w, c = x.shape
@@ -193,15 +220,19 @@ def _xla_kernel_gradient(x: jax.Array, slope: jax.Array, *, padding: Padding, mo
 
 
 def _primitive(
-    name: str, shape: Callable[..., Any], xla: Callable[..., Any], attributes: Callable[..., Any]
+    name: str,
+    shape: Callable[..., Any],
+    xla: Callable[..., Any],
+    attributes: Callable[..., Any],
+    *static: str,
 ) -> Primitive:
-    """A primitive that calls the native `name` on CPU and is what `xla` says elsewhere."""
+    """A primitive with parameters `static` that calls the native `name` on CPU and is what `xla` says elsewhere."""
 
     def on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         return jax.ffi.ffi_lowering(name)(ctx, *operands, **attributes(**parameters))
 
     primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("padding", "flip", "mode")))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
     primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
@@ -213,12 +244,22 @@ def _attributes(padding: Padding, mode: str, **others: Any) -> dict[str, Any]:
     return {"mode": np.int64(MODES[mode]), "top": np.int64(top), "left": np.int64(left), **others}
 
 
-forward_p = _primitive("ganjax_forward", _forward_shape, _xla_forward, _attributes)
+forward_p = _primitive("ganjax_forward", _forward_shape, _xla_forward, _attributes, "padding", "flip", "mode")
 kernel_gradient_p = _primitive(
-    "ganjax_kernel_gradient", _kernel_gradient_shape, _xla_kernel_gradient, _attributes
+    "ganjax_kernel_gradient",
+    _kernel_gradient_shape,
+    _xla_kernel_gradient,
+    _attributes,
+    "padding",
+    "mode",
 )
-
-
+smooth_p = _primitive(
+    "ganjax_smooth",
+    lambda x, *, before: x,
+    _xla_smooth,
+    lambda before: {"before": np.int64(before)},
+    "before",
+)
 BACK = {PLAIN: PLAIN, UP: DOWN, DOWN: UP, STRIDED: SPREAD, SPREAD: STRIDED}
 
 
@@ -251,6 +292,11 @@ def _gradient_to_slope(
     return forward(x, change, padding, flip=False, mode=mode)
 
 
+def _smooth_back(slope: jax.Array, x: Any, *, before: int) -> list[jax.Array]:
+    return [smooth_p.bind(slope, before=3 - before)]
+
+
+ad.deflinear2(smooth_p, _smooth_back)
 ad.defbilinear(forward_p, _forward_to_images, _forward_to_kernel)
 ad.defbilinear(kernel_gradient_p, _gradient_to_images, _gradient_to_slope)
 
@@ -283,3 +329,11 @@ def _kernel_gradient_batched(arguments: Any, axes: Any, **parameters: Any) -> tu
 
 batching.primitive_batchers[forward_p] = _forward_batched
 batching.primitive_batchers[kernel_gradient_p] = _kernel_gradient_batched
+
+
+def _smooth_batched(arguments: Any, axes: Any, *, before: int) -> tuple[jax.Array, int]:
+    x = jnp.moveaxis(arguments[0], axes[0], 0)
+    return smooth_p.bind(x.reshape(-1, *x.shape[2:]), before=before).reshape(x.shape), 0
+
+
+batching.primitive_batchers[smooth_p] = _smooth_batched

@@ -21,6 +21,7 @@ from ganjax.nn.convolution import (
     convolve,
     forward,
     native_fits,
+    smooth,
 )
 from ganjax.nn.layers import Dtype
 from ganjax.nn.spectral import SpectralNorm
@@ -102,13 +103,13 @@ class EqualConv(nn.Module):
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """SMOOTH, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
+    """`smooth`, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
 
     Without native kernels written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the multiplications, but XLA's
     strided convolutions have gradients that are many times slower on CPU.
     """
     n, h, w, c = x.shape
-    x = _smooth(_smooth(x, 1, (1, 2)), 2, (1, 2))
+    x = smooth(x, 1)
     if native_fits(x, kernel):
         return forward(x, kernel, AROUND, flip=False, mode=STRIDED)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -121,14 +122,14 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Zeros between the pixels, a 3×3 convolution, then SMOOTH: `[N, H, W, I] -> [N, 2H, 2W, O]`.
+    """Zeros between the pixels, a 3×3 convolution, then `smooth`: `[N, H, W, I] -> [N, 2H, 2W, O]`.
 
     Without native kernels written as a 2×2 convolution of the small image to the four phases of the large one, which
     never multiplies the zeros.
     """
     if native_fits(x, kernel):
         y = forward(x, kernel, AROUND, flip=False, mode=SPREAD)
-        return 4 * _smooth(_smooth(y, 1, (2, 1)), 2, (2, 1))
+        return 4 * smooth(y, 2)
     n, h, w, c = x.shape
     features = kernel.shape[-1]
     # Phase 0 of a line of pixels is k₁xᵢ, phase 1 is k₀xᵢ + k₂xᵢ₊₁; taps[phase, place in the window, k].
@@ -136,18 +137,7 @@ def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     phases = jnp.einsum("pak,qbl,klio->abipqo", taps, taps, kernel).reshape(2, 2, c, 4 * features)
     y = convolve(x, phases, [(0, 1), (0, 1)]).reshape(n, h, w, 2, 2, features)
     y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, features)
-    return 4 * _smooth(_smooth(y, 1, (2, 1)), 2, (2, 1))
-
-
-def _smooth(x: jax.Array, axis: int, pad: tuple[int, int]) -> jax.Array:
-    """SMOOTH over its sum along one axis, with zeros around."""
-    size = x.shape[axis]
-    padded = jnp.pad(x, [pad if i == axis else (0, 0) for i in range(x.ndim)])
-    terms = [
-        tap / sum(SMOOTH) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
-        for k, tap in enumerate(SMOOTH)
-    ]
-    return sum(terms[1:], terms[0])
+    return 4 * smooth(y, 2)
 
 
 def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:

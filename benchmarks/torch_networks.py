@@ -15,6 +15,15 @@ Tensor = torch.Tensor
 ROOT2 = 2.0**0.5
 
 
+# Whether a 3×3 convolution and the doubling before it, or the mean of 2×2 after it, are joined in one of stride 2.
+JOINED = False
+
+
+def widened(weight: Tensor) -> Tensor:
+    """The 4×4 kernel that a 3×3 one makes with doubled pixels or with sums over 2×2: each place sums its neighbours."""
+    return sum(F.pad(weight, (b, 1 - b, a, 1 - a)) for a in (0, 1) for b in (0, 1))  # type: ignore[return-value]
+
+
 def unit(x: Tensor) -> Tensor:
     return x / torch.linalg.vector_norm(x).clamp_min(1e-12)
 
@@ -47,11 +56,19 @@ class Layer(nn.Module):
                 self.v.copy_(v)
         return self.weight / torch.dot(self.u.clone(), matrix @ self.v.clone())
 
-    def forward(self, x: Tensor, move: bool = False) -> Tensor:
+    def forward(self, x: Tensor, move: bool = False, resample: str = "") -> Tensor:
+        """`resample`: "up" doubles images first, "down" halves them afterwards."""
         weight = self.scaled(move)
         if weight.ndim == 2:
             return F.linear(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+        if JOINED and resample == "up":
+            wide = widened(weight.flip(2, 3)).transpose(0, 1)
+            return F.conv_transpose2d(x, wide, self.bias, stride=2, padding=1)
+        if JOINED and resample == "down":
+            return F.conv2d(x, widened(weight) / 4, self.bias, stride=2, padding=1)
+        x = upsample(x) if resample == "up" else x
+        y = F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+        return F.avg_pool2d(y, 2) if resample == "down" else y
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -97,7 +114,7 @@ class DCGANGenerator(nn.Module):
         x = F.relu(pixel_norm(x))
         images = [self.rgb[0](x)] if self.msg else []
         for i, conv in enumerate(self.convs):
-            x = F.relu(pixel_norm(conv(upsample(x))))
+            x = F.relu(pixel_norm(conv(x, resample="up")))
             if self.msg:
                 images.append(self.rgb[i + 1](x))
         return tuple(images) if self.msg else (torch.tanh(self.rgb[0](x)),)
@@ -147,7 +164,7 @@ class ResNetGenerator(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         x = self.first(z).view(len(z), 4, 4, -1).permute(0, 3, 1, 2)
         for i, skip in enumerate(self.skips):
-            y = self.convs[2 * i](upsample(F.relu(self.norms[2 * i](x))))
+            y = self.convs[2 * i](F.relu(self.norms[2 * i](x)), resample="up")
             y = self.convs[2 * i + 1](F.relu(self.norms[2 * i + 1](y)))
             x = y + upsample(skip(x))
         return (torch.tanh(self.rgb(F.relu(self.norms[-1](x)))),)
@@ -167,11 +184,8 @@ class ResNetDiscriminator(nn.Module):
         x = images[-1]
         for i in range(4):
             y = self.convs[2 * i](x if i == 0 else F.relu(x), move)
-            y = self.convs[2 * i + 1](F.relu(y), move)
-            if i < 2:
-                x = self.skips[i](F.avg_pool2d(x, 2), move) + F.avg_pool2d(y, 2)
-            else:
-                x = x + y
+            y = self.convs[2 * i + 1](F.relu(y), move, "down" if i < 2 else "")
+            x = y + (self.skips[i](F.avg_pool2d(x, 2), move) if i < 2 else x)
         return self.last(F.relu(x).sum((2, 3)), move)[:, 0]
 
 

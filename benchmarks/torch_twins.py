@@ -136,6 +136,7 @@ class Game:
 
 def main() -> None:
     request = json.loads(sys.argv[1])
+    networks.JOINED = request.get("joined", False)
     torch.set_num_threads(request.get("threads", 2))
     game = Game(
         request["options"],

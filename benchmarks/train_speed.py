@@ -24,7 +24,9 @@ HERE = Path(__file__).resolve().parent
 VARIANTS = {
     "eager": {"compile": False, "channels_last": True},
     "eager_nchw": {"compile": False, "channels_last": False},
+    "eager_joined": {"compile": False, "channels_last": True, "joined": True},
     "compile": {"compile": True, "channels_last": True},
+    "compile_joined": {"compile": True, "channels_last": True, "joined": True},
     "compile_nchw": {"compile": True, "channels_last": False},
 }
 

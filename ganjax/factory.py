@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ganjax import native, penalties
 from ganjax.config import flatten
 from ganjax.data import Dataset
-from ganjax.data.images import pyramid, random_flip, to_float
+from ganjax.data.images import computed_once, pyramid, random_flip, to_float
 from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 from ganjax.keys import fold_each
@@ -330,7 +330,7 @@ def make_delivery(
             reals = images.reshape(-1, *images.shape[2:])
             labels = None if labels is None else labels.reshape(-1)
         else:
-            chosen = shuffled_indices(positions, size, state.hyper["seed"])
+            chosen = computed_once(shuffled_indices(positions, size, state.hyper["seed"]))
             reals = jnp.take(images, chosen, axis=0)
             labels = None if labels is None else jnp.take(labels, chosen)
         reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale

@@ -85,7 +85,8 @@ class Objective:
         values: dict[str, jax.Array] = {}
         total = jnp.zeros((), jnp.float32)
         for name, term in self.terms.items():
-            value = term(round_)
+            with jax.named_scope(name):
+                value = term(round_)
             value, numbers = value if isinstance(value, tuple) else (value, {})
             value = jnp.mean(value)
             total += value * round_.hyper[self.weights[name]] if name in self.weights else value

@@ -107,7 +107,8 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
         metrics |= metrics_gen
     state = dataclasses.replace(state, control=game.steer(state, metrics))
     state = dataclasses.replace(state, step=state.step + 1)
-    return dataclasses.replace(state, ema=game.average(state)), metrics
+    with jax.named_scope("average"):
+        return dataclasses.replace(state, ema=game.average(state)), metrics
 
 
 def update_often(
@@ -149,7 +150,8 @@ def update_net(
         total, terms = objective(round_)
         return total, (new_stats, measure(name, total, terms, round_))
 
-    grads, stats, metrics = accumulated(loss, net, (keys, reals, labels), game.accumulate)
+    with jax.named_scope(f"update_{name}"):
+        grads, stats, metrics = accumulated(loss, net, (keys, reals, labels), game.accumulate)
     return apply_gradients(name, game, state, *mean_over_devices(grads, metrics, stats, game.axis_name))
 
 
@@ -195,9 +197,10 @@ def apply_gradients(
     """The state with the network `name` moved by its optimiser, and its metrics with rate and gradient norm."""
     net: NetState = getattr(state, name)
     optimizer: Optimizer = getattr(game, f"{name}_optimizer")
-    params, opt_state, rate = optimizer.update(
-        grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
-    )
+    with jax.named_scope("optimizer"):
+        params, opt_state, rate = optimizer.update(
+            grads, net.opt_state, net.params, step=state.step, peak=state.hyper[f"{name}/learning_rate"]
+        )
     metrics |= {f"lr/{name}": rate, f"grad_norm/{name}": optax.tree.norm(grads)}
     state = dataclasses.replace(state, control=note_fault(state, name, metrics))
     moved = NetState(params=params, stats=stats, opt_state=opt_state)
@@ -287,8 +290,9 @@ def play_round(
     move: bool,
 ) -> tuple[Round, Tree]:
     """D's judgement of reals and fakes after the same transforms; `move` lets its spectral vectors move."""
-    reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
-    fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
+    with jax.named_scope("augment"):
+        reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
+        fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
     judged, stats = judge(game, params, stats, batches, labels, move=move, see=objective.needs_seen)
     (fake_logits, fake_seen), (real_logits, real_seen) = (

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ganjax.data.images import computed_once
+
 Images = tuple[Array, ...]
 _LN2 = 0.6931471805599453
 
@@ -24,8 +26,9 @@ class Dice:
     def __init__(self, keys: Array, count: int) -> None:
         """keys: [N]; count: how many numbers of each kind there are to hand out."""
         split = jax.vmap(jax.random.split)(keys)
-        self._uniforms = jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(split[:, 0])
-        self._normals = jax.vmap(lambda key: jax.random.normal(key, (count,), jnp.float32))(split[:, 1])
+        drawn = lambda draw, keys: computed_once(jax.vmap(lambda key: draw(key, (count,), jnp.float32))(keys))
+        self._uniforms = drawn(jax.random.uniform, split[:, 0])
+        self._normals = drawn(jax.random.normal, split[:, 1])
         self._columns = iter(range(count))
 
     def uniform(self, low: float, high: float) -> Array:

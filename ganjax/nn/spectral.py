@@ -99,6 +99,7 @@ class SpectralNorm(nn.Module):
             {path: self._divide(path, leaf) if path in found else leaf for path, leaf in flat.items()}
         )
 
+    @jax.named_scope("spectral_norm")
     def _divide(self, path: tuple[str, ...], kernel: jax.Array) -> jax.Array:
         matrix = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
         name = "/".join(path[1:])

@@ -209,7 +209,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as dump:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = flags.strip()
-        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what comes from a cache is not dumped
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{dump}/cache"  # what comes from a cache is not dumped
         config = load_config(options.game, changes)
         running = start(config, CASES[options.game].resolution)
         scope = scopes(Path(dump))

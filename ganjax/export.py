@@ -21,10 +21,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
-from ganjax import __version__, native
+from ganjax import __version__
 from ganjax.errors import UserError
 from ganjax.factory import make_latents
 from ganjax.metrics.weight_files import parse_weights
+from ganjax.nn import native
 from ganjax.sample import Run, open_run
 from ganjax.writers.files import write_atomically
 

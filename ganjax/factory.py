@@ -13,15 +13,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ganjax import native, penalties
+from ganjax import penalties
 from ganjax.config import flatten
 from ganjax.data import Dataset
-from ganjax.data.images import computed_once, pyramid, random_flip, to_float
+from ganjax.data.images import pyramid, random_flip, to_float
 from ganjax.data.order import shuffled_indices
 from ganjax.errors import UserError
 from ganjax.keys import fold_each
 from ganjax.models import MODELS
 from ganjax.models.family import Spec
+from ganjax.nn import native
+from ganjax.nn.fusion import computed_once
 from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
 from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.schedules import make_beta2

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from ganjax import native
 from ganjax.config import flatten, to_json
 from ganjax.models.stylegan2 import ModulatedConv
+from ganjax.nn import native
 from ganjax.nn.equalised import EqualConv, EqualDense
 from ganjax.options import BY_KEY
 from ganjax.setup import Setup

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from ganjax import native
 from ganjax.errors import UserError
+from ganjax.nn import native
 
 OPSET, BITCAST_OPSET = 18, 26  # the first with axes as inputs; the first with BitCast
 IR_VERSION = 10  # that older runtimes read; BITCAST_OPSET's own is 13

@@ -113,6 +113,7 @@ def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
     images = config.train.batch_size * config.train.gen_steps
     half_life, rampup = config.ema.half_life_kimg * 1000, config.ema.rampup
 
+    @jax.named_scope("average")
     def average(state: GanState) -> Tree:
         now = state.gen.variables
         if not half_life:

@@ -56,8 +56,7 @@ class Game:
       steer: (state, metrics) → the new `control` after a step.
       average: (state) → the new `ema`.
       dis_steps, gen_steps: updates of each network in a step.
-      rolled: whether several updates of a network are a loop on the device; unrolled they take as many times the time
-        and memory to compile.
+      rolled: whether several updates of a network are a loop on the device, and so compiled but once.
       accumulate: parts in which an update's batch is computed.
       packing: samples that D judges together.
       joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
@@ -99,16 +98,15 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
       The state after the step, equal on every device, and metrics averaged over devices.
     """
     if game.simultaneous:
-        reals, labels = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
-        state, metrics = update_both(game, state, reals, labels, batch.index)
+        first = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
+        state, metrics = update_both(game, state, *first, batch.index)
     else:
         state, metrics = update_often("dis", game, state, batch, game.dis_steps)
         state, metrics_gen = update_often("gen", game, state, batch, game.gen_steps)
         metrics |= metrics_gen
     state = dataclasses.replace(state, control=game.steer(state, metrics))
     state = dataclasses.replace(state, step=state.step + 1)
-    with jax.named_scope("average"):
-        return dataclasses.replace(state, ema=game.average(state)), metrics
+    return dataclasses.replace(state, ema=game.average(state)), metrics
 
 
 def update_often(
@@ -118,13 +116,12 @@ def update_often(
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
         place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)
-        reals, labels = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
-        return update_net(name, game, state, reals, labels, batch.index, purpose)
+        given = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
+        return update_net(name, game, state, *given, batch.index, purpose)
 
     if game.rolled and count > 1:
         state, stacked = jax.lax.scan(once, state, jnp.arange(count))
         return state, jax.tree.map(lambda x: x[-1], stacked)
-    metrics: Metrics = {}
     for i in range(count):
         state, metrics = once(state, i)
     return state, metrics

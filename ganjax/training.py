@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import native, parallel, processes
+from ganjax import parallel, processes
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.data.stream import Feed
@@ -22,6 +22,7 @@ from ganjax.factory import Build
 from ganjax.faults import check_faults, faults_of
 from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.movement import movement, weights
+from ganjax.nn import native
 from ganjax.options import BY_KEY
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
@@ -58,8 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         try:
             setup = prepare(config)
             if owned:
-                devices = [str(device) for device in setup.devices]
-                owned.write_environment(devices, convolutions=native.describe())
+                owned.write_environment(map(str, setup.devices), convolutions=native.describe())
             loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
             if owned and new:  # nothing was run: the mended config may use this folder
@@ -209,9 +209,8 @@ class Loop:
             return summary
         if self.resumed:
             writer.message(f"Going on from step {self.step} in {self.folder}")
-        convolutions = native.describe()
-        if self.setup.dataset.images.ndim == 4 and native.MISSING in convolutions:
-            writer.message(f"Convolutions: {convolutions}.")
+        if self.setup.dataset.images.ndim == 4 and native.MISSING in native.describe():
+            writer.message(f"Convolutions: {native.describe()}.")
         try:
             self.advance(writer, self.config.train.steps)
             self.save(block=True)

@@ -14,7 +14,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -133,7 +133,7 @@ class Workdir:
         except OSError as error:
             raise _unusable(self.path, error) from error
 
-    def write_environment(self, devices: list[str], **others: str) -> None:
+    def write_environment(self, devices: Iterable[str], **others: str) -> None:
         """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time, and `others`."""
         atomic_write_json(
             self.path / "environment.json",
@@ -143,7 +143,7 @@ class Workdir:
                 "versions": _versions(),
                 "platform": platform.platform(),
                 "host": socket.gethostname(),
-                "devices": devices,
+                "devices": list(devices),
                 **others,
             },
         )

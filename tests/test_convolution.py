@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from ganjax import native
-from ganjax.nn import convolution
+from ganjax.nn import convolution, native
 from ganjax.nn.equalised import convolve_down, convolve_up
 
 ROUNDING = 1e-5  # of the largest value: float32 sums of up to 8,448 products in another order
@@ -257,7 +256,7 @@ def test_other_platforms_get_xlas_operations():
 def test_without_native_kernels_the_numbers_are_the_same(tmp_path, environment, reason):
     code = """
 import jax.numpy as jnp
-from ganjax import native
+from ganjax.nn import native
 from ganjax.nn import convolution
 print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5))).sum()), native.why_not())
 """

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ganjax.data.images import computed_once
+from ganjax.nn.fusion import computed_once
 
 Images = tuple[Array, ...]
 

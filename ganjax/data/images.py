@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ganjax.nn.fusion import computed_once
+
 
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 in [0, 255] → float32 in [-1, 1]: x / 127.5 − 1, any shape."""
@@ -28,18 +30,6 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """
     flipped = computed_once(jax.vmap(jax.random.bernoulli)(keys))
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1, :], images)
-
-
-def computed_once(values: jax.Array) -> jax.Array:
-    """The same values [N, …], which what reads them does not compute again.
-
-    XLA on CPU fuses what is drawn for each image into what is done with each of its pixels, and so draws anew for every
-    pixel, also past an `optimization_barrier`. It never fuses a sort: here by place, which leaves everything there.
-    """
-    if jax.default_backend() != "cpu":
-        return values
-    places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
-    return jax.lax.sort((places, values), dimension=0, num_keys=1)[1]
 
 
 def pyramid(images: jax.Array, scales: int) -> tuple[jax.Array, ...]:

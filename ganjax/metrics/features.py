@@ -153,7 +153,12 @@ def sharded(
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("devices"))
     placed = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), everywhere), variables)
-    call = jax.jit(apply, in_shardings=(everywhere, split), out_shardings=split)
+    # Mapped, not left to XLA to divide: it would give every device the whole batch of a native convolution.
+    call = jax.jit(
+        jax.shard_map(
+            apply, mesh=mesh, in_specs=(everywhere.spec, split.spec), out_specs=split.spec, check_vma=False
+        )
+    )
     size = block * len(jax.local_devices())
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

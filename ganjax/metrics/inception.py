@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ganjax.errors import UserError
 from ganjax.metrics.weight_files import Arrays, parse_weights
+from ganjax.nn.convolution import conv_general_dilated
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -42,7 +43,15 @@ class ConvNorm(nn.Module):
         """x: [N, H, W, I]."""
         padding = "VALID" if self.valid else [((n - 1) // 2,) * 2 for n in self.size]
         shape = (self.features,)
-        y = nn.Conv(self.features, self.size, self.stride, padding, use_bias=False, name="conv")(x)
+        y = nn.Conv(
+            self.features,
+            self.size,
+            self.stride,
+            padding,
+            use_bias=False,
+            conv_general_dilated=conv_general_dilated,
+            name="conv",
+        )(x)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return nn.relu(y * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1))

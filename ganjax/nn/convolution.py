@@ -1,4 +1,4 @@
-"""Convolutions of stride 1: XLA's own, or on CPU the native kernels of `ganjax.native`.
+"""Convolutions of stride 1: XLA's own, or on CPU the native kernels of `ganjax.nn.native`.
 
 A 3×3 convolution may be joined with what comes before or after it: with `UP` every pixel is doubled first, with `DOWN`
 2×2 pixels are averaged afterwards. On CPU the two become one convolution with 16 products a small pixel, not 36.
@@ -24,7 +24,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ganjax import native
+from ganjax.nn import native
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")

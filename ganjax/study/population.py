@@ -18,13 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from ganjax import native, parallel
+from ganjax import parallel
 from ganjax.checkpoint import Checkpointer
 from ganjax.compat import MIXTURES
 from ganjax.config import to_json
 from ganjax.errors import DivergedError, UserError
 from ganjax.factory import build
 from ganjax.movement import movement, weights
+from ganjax.nn import native
 from ganjax.options import BY_KEY
 from ganjax.setup import Setup, load_data, scans
 from ganjax.signals import StopSignals
@@ -93,8 +94,7 @@ class Population:
         runtime = {key for key, option in BY_KEY.items() if option.runtime}
         for config, folder in runs.values():
             opened = stack.enter_context(Workdir.open(folder, config=to_json(config), allowed=runtime))
-            devices = [str(device) for device in self._devices]
-            opened.write_environment(devices, convolutions=native.describe())
+            opened.write_environment(map(str, self._devices), convolutions=native.describe())
         checkpoints = [
             stack.enter_context(Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep))
             for config, folder in runs.values()

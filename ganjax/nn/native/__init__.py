@@ -74,7 +74,7 @@ def why_not() -> str | None:
         library = ctypes.CDLL(str(_built()))
         for target, symbol in TARGETS.items():
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    except (_Missing, OSError) as error:
+    except (_Missing, OSError, subprocess.SubprocessError) as error:
         return str(error)
     return None
 

@@ -1,5 +1,5 @@
-// Convolutions of stride 1 in float32 for XLA on CPU: forward (and with it the gradient of the images) and the
-// gradient of the kernel. Images are NHWC, kernels HWIO, everything row-major.
+// Convolutions in float32 for XLA on CPU: forward (and with it the gradient of the images) and the gradient of the
+// kernel. Images are NHWC, kernels HWIO, everything row-major. `ganjax/nn/convolution.py` says what the modes are.
 //
 // Both work on blocks of rows that are copied with their zero padding into a buffer that fits the second-level cache.
 // There the taps of one line of a kernel, for all input channels, are neighbours in memory, so that a tile of outputs
@@ -413,7 +413,7 @@ void kernel_few(const Shape& s, const Span& span, const float* x, const float* s
 }
 
 void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const float* x, const float* slope, float* result) {
-  const int64_t size = s.kh * s.kw * s.in * s.out, groups = std::min(GROUPS, s.n);
+  const int64_t size = s.kh * s.kw * s.in * s.out, groups = std::max<int64_t>(1, std::min(GROUPS, s.n));
   thread_local std::vector<float> adding;
   float* sums = buffer(adding, (groups - 1) * size);
   Tasks::run(pool, groups, [&](int64_t g) {

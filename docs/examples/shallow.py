@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from ganjax.models.family import Family
 from ganjax.models.parts import by_side, join, logits_of, with_labels
-from ganjax.nn.layers import Conv, Dense, downsample, upsample
+from ganjax.nn.convolution import downsample, upsample
+from ganjax.nn.layers import Conv, Dense
 
 
 class Generator(nn.Module):
@@ -23,15 +24,14 @@ class Generator(nn.Module):
 
 class Discriminator(nn.Module):
     spec: object
-    classes, auxiliary, spectral = property(lambda s: s.spec.classes), False, 1
-    minibatch_discrimination, dtype = 0, jnp.float32
+    classes = property(lambda self: self.spec.classes)
+    auxiliary, spectral, minibatch_discrimination, dtype = False, 1, 0, jnp.float32
 
     @nn.compact
     def __call__(self, images, labels=None, *, train):
-        conv = lambda features: Conv(features, 1, self.spectral)
         x = downsample(nn.relu(Conv(self.spec.dis["width"], 3, self.spectral)(images[-1])))
         for image in by_side(images, self.spec.msg, self.dtype).values():
-            x = join(self.spec.msg, x, image, conv)
+            x = join(self.spec.msg, x, image, lambda features: Conv(features, 1, self.spectral))
         x = nn.relu(Conv(self.spec.dis["width"], 3, self.spectral)(x)).reshape(x.shape[0], -1)
         self.sow("intermediates", "features", x)
         return logits_of(self, x, labels, lambda features: Dense(features, self.spectral))

@@ -65,12 +65,10 @@ def kind_of(operation: str) -> str:
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, operation))
 
 
-def scopes(folder: Path) -> dict[str, str]:
-    """Operation → scope, of the largest program that XLA has dumped."""
-    files = glob.glob(str(folder / "*after_optimizations.txt"))
-    text = Path(max(files, key=os.path.getsize)).read_text()
-    found = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{op_name="([^"]*)"', text, re.MULTILINE)
-    return dict(found)
+def scopes(folder: Path) -> list[dict[str, str]]:
+    """Operation → scope, of each program that XLA has dumped."""
+    line = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{op_name="([^"]*)"', re.MULTILINE)
+    return [dict(line.findall(file.read_text())) for file in folder.glob("*after_optimizations.txt")]
 
 
 def own_times(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
@@ -212,12 +210,14 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{dump}/cache"  # what comes from a cache is not dumped
         config = load_config(options.game, changes)
         running = start(config, CASES[options.game].resolution)
-        scope = scopes(Path(dump))
+        programs = scopes(Path(dump))
     running.advance(2)
     before = peak(running.devices)
     seconds, rows = traced(running, steps)
     reached = max(before, peak(running.devices))
     count = len(running.devices)
+    ran = {name for name, _ in rows}
+    scope = max(programs, key=lambda program: len(ran & program.keys()))
     total = sum(time_ for _, time_ in rows) / 1e9 / count
     kinds, parts, single = collections.Counter(), collections.Counter(), collections.Counter()
     for name, nanoseconds in rows:

@@ -98,7 +98,7 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
       The state after the step, equal on every device, and metrics averaged over devices.
     """
     if game.simultaneous:
-        first = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
+        first: Any = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
         state, metrics = update_both(game, state, *first, batch.index)
     else:
         state, metrics = update_often("dis", game, state, batch, game.dis_steps)
@@ -116,7 +116,7 @@ def update_often(
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
         place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)
-        given = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
+        given: Any = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
         return update_net(name, game, state, *given, batch.index, purpose)
 
     if game.rolled and count > 1:

@@ -99,7 +99,7 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
     """
     if game.simultaneous:
         first: Any = jax.tree.map(lambda x: x[0], (batch.reals, batch.labels))
-        state, metrics = update_both(game, state, *first, batch.index)
+        state, metrics = update_both(game, state, first[0], first[1], batch.index)
     else:
         state, metrics = update_often("dis", game, state, batch, game.dis_steps)
         state, metrics_gen = update_often("gen", game, state, batch, game.gen_steps)
@@ -117,7 +117,7 @@ def update_often(
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
         place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)
         given: Any = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
-        return update_net(name, game, state, *given, batch.index, purpose)
+        return update_net(name, game, state, given[0], given[1], batch.index, purpose)
 
     if game.rolled and count > 1:
         state, stacked = jax.lax.scan(once, state, jnp.arange(count))

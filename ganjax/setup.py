@@ -15,6 +15,7 @@ from ganjax.data import Dataset, load
 from ganjax.data.lazy import LazyImages
 from ganjax.data.stream import Feed, Resident, Share, Stream
 from ganjax.factory import Build, build
+from ganjax.nn import native
 
 PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
 
@@ -34,6 +35,11 @@ class Setup:
     devices: Sequence[jax.Device]
     build: Build
     scan: bool
+
+    @property
+    def convolutions(self) -> str:
+        """Which convolutions the networks have here; those of points have none."""
+        return native.describe(self.dataset.images.ndim == 4)
 
     def feed(self, config: ConfigDict, steps: int) -> Feed:
         """The data of the run, for calls of so many steps."""

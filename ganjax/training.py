@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         try:
             setup = prepare(config)
             if owned:
-                owned.write_environment(map(str, setup.devices), convolutions=native.describe())
+                owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
             loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
             if owned and new:  # nothing was run: the mended config may use this folder
@@ -209,8 +209,8 @@ class Loop:
             return summary
         if self.resumed:
             writer.message(f"Going on from step {self.step} in {self.folder}")
-        if self.setup.dataset.images.ndim == 4 and native.MISSING in native.describe():
-            writer.message(f"Convolutions: {native.describe()}.")
+        if native.MISSING in self.setup.convolutions:
+            writer.message(f"Convolutions: {self.setup.convolutions}.")
         try:
             self.advance(writer, self.config.train.steps)
             self.save(block=True)

@@ -10,7 +10,7 @@ from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator
 from ganjax.models.family import Family, Spec, levels
 from ganjax.models.parts import by_side, join, logits_of
 from ganjax.nn.conditional import SelfAttention
-from ganjax.nn.convolution import PLAIN, downsample
+from ganjax.nn.convolution import downsample
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
 
 
@@ -53,10 +53,8 @@ class BigGANDeepDiscriminator(nn.Module):
         self.sow("intermediates", "features", x)
         return logits_of(self, x, labels, dense)
 
-    def _conv(self, features: int, size: int, resample: str = PLAIN) -> Conv:
-        return Conv(
-            features, size, self.spectral, resample=resample, kernel_init=ORTHOGONAL, dtype=self.dtype
-        )
+    def _conv(self, features: int, size: int) -> Conv:
+        return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
 
     def _block(self, x: jax.Array, channels: int, *, halve: bool) -> jax.Array:
         """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""

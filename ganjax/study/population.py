@@ -94,7 +94,8 @@ class Population:
         runtime = {key for key, option in BY_KEY.items() if option.runtime}
         for config, folder in runs.values():
             opened = stack.enter_context(Workdir.open(folder, config=to_json(config), allowed=runtime))
-            opened.write_environment(map(str, self._devices), convolutions=native.describe())
+            convolutions = native.describe(config.model.name != "mlp")
+            opened.write_environment(map(str, self._devices), convolutions=convolutions)
         checkpoints = [
             stack.enter_context(Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep))
             for config, folder in runs.values()

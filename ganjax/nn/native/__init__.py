@@ -55,8 +55,10 @@ def in_use() -> bool:
     return not _portable.get() and jax.default_backend() == "cpu" and why_not() is None
 
 
-def describe() -> str:
-    """Which convolutions are used here, for `environment.json`."""
+def describe(used: bool) -> str:
+    """Which convolutions a run has here, for `environment.json`; nothing is compiled where none are `used`."""
+    if not used:
+        return "none"
     if jax.default_backend() != "cpu":
         return "XLA's"
     reason = why_not()

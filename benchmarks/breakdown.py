@@ -5,9 +5,9 @@
 A trace of ganjax's own compiled step, each operation with its own time (without that of operations inside it), by what
 it is and by the part of the step that it belongs to: `named_scope`s of the step and names of modules, as the compiled
 program keeps them; of operations that XLA has fused the last one counts. `gap` is the time in which no operation ran on
-a device. The peak is that of products of 2048² matrices on the same devices at once, before and after. FLOPs are those
-that are really made: a convolution joined with resampling counts the products it makes. Layers (`--layers`) are the
-convolutions one by one. Prints tables and one JSON line. Run it with nothing else running; it runs on a GPU as it is.
+a device. The peak is that of products of 2048² matrices (8192² on a GPU) on the same devices at once, before and after.
+FLOPs are those that are really made: a convolution joined with resampling counts the products it makes. Prints tables
+and one JSON line. Run it with nothing else running; it runs on a GPU as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import CASES, Running, load_config, machine, start, table
+from measure import CASES, Running, load_config, machine, start, table, whole_calls
 
 # What an operation is by its name, first match; what part it belongs to by its scope, first match.
 KINDS = {
@@ -177,12 +177,13 @@ def step_products(config: Any, side: int) -> float:
     return products(jax.make_jaxpr(one)(state, shapes).jaxpr, shares) * len(devices)
 
 
-def peak(devices: Any, size: int = 2048, repeats: int = 6) -> float:
-    """FLOP/s of matrix products on all devices at once; the best of some."""
+def peak(devices: Any, precision: str = "float32", repeats: int = 6) -> float:
+    """FLOP/s of products of random matrices on all devices at once; the best of some."""
     import jax
-    import jax.numpy as jnp
 
-    matrices = [jax.device_put(jnp.ones((size, size), jnp.float32), device) for device in devices]
+    size = 2048 if devices[0].platform == "cpu" else 8192
+    random = jax.random.normal(jax.random.key(0), (size, size)).astype(precision)
+    matrices = [jax.device_put(random, device) for device in devices]
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready([product(m) for m in matrices])
     best = 0.0
@@ -203,7 +204,6 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of ganjax's config")
     options = parser.parse_args()
     changes = [tuple(item.split("=", 1)) for item in options.set]
-    steps = options.steps or CASES[options.game].steps
     with tempfile.TemporaryDirectory() as dump:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = flags.strip()
@@ -211,10 +211,11 @@ def main() -> None:
         config = load_config(options.game, changes)
         running = start(config, CASES[options.game].resolution)
         programs = scopes(Path(dump))
-    running.advance(2)
-    before = peak(running.devices)
+    steps = whole_calls(options.steps or CASES[options.game].steps, running.per_call)
+    running.advance(running.per_call)
+    before = peak(running.devices, config.train.precision)
     seconds, rows = traced(running, steps)
-    reached = max(before, peak(running.devices))
+    reached = max(before, peak(running.devices, config.train.precision))
     count = len(running.devices)
     ran = {name for name, _ in rows}
     scope = max(programs, key=lambda program: len(ran & program.keys()))

@@ -6,6 +6,7 @@ what the images show.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+CYCLE = 48
 IMAGES = 2048  # random ones that a game draws its batches from
 
 
@@ -51,7 +53,16 @@ CASES = {
         64,
         16,
     ),
+    # As wide as published, for accelerators; batches that one of them holds.
+    "stylegan2_256": Case(
+        "stylegan2.py:resolution=256", {"train.batch_size": 32, "train.steps_per_call": 16}, 256, 16
+    ),
+    "biggan128": Case(
+        "biggan.py:resolution=128", {"train.batch_size": 64, "train.steps_per_call": 4}, 128, 4
+    ),
+    "sngan32_full": Case("sngan.py", {}, 32, 16),
 }
+SMALL = ("dcgan32", "msg_dcgan64", "sngan32", "stylegan2_64")  # what two cores do in seconds
 
 
 def load_config(name: str, changes: Sequence[tuple[str, str]] = ()) -> Any:
@@ -60,6 +71,9 @@ def load_config(name: str, changes: Sequence[tuple[str, str]] = ()) -> Any:
 
     case = CASES[name]
     fixed = {"data.flip": False, "gen.optimizer.schedule": "constant", "dis.optimizer.schedule": "constant"}
+    # Calls of several steps, on accelerators, hold whole lazy cycles.
+    fixed |= {"train.steps": CYCLE * 1000, "log.every_steps": CYCLE}
+    fixed |= {key: CYCLE * 1000 for key in ("log.sample_every_steps", "checkpoint.every_steps")}
     options = [(key, str(value)) for key, value in {**fixed, **case.changes}.items()]
     return configs.resolve(str(ROOT / "configs" / case.recipe), [*options, *changes])
 
@@ -92,11 +106,11 @@ class Running:
     per_call: int
 
     def advance(self, steps: int) -> None:
-        """So many steps, two calls in flight as in `ganjax train`, and waits for them."""
+        """So many steps (whole calls), two calls in flight as in `ganjax train`, and waits for them."""
         import jax
 
         pending: list[Any] = []
-        for _ in range(max(1, steps // self.per_call)):
+        for _ in range(steps // self.per_call):
             self.state, metrics = self.update(self.state, self.data)
             pending.append(metrics["loss/gen"])
             if len(pending) > 2:
@@ -132,6 +146,11 @@ def start(config: Any, side: int) -> Running:
     return running
 
 
+def whole_calls(steps: int, per_call: int) -> int:
+    """The least number of steps from `steps` on that whole calls make."""
+    return -(-steps // per_call) * per_call
+
+
 def busy_elsewhere() -> float:
     """Processor seconds so far of everything on this machine (all cores; Linux), 0 where that is not told."""
     try:
@@ -152,7 +171,10 @@ def timed(call: Callable[[], Any]) -> float:
 class Worker:
     """A child process that makes steps when told: one line of JSON each way; the turns can so alternate."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], env: dict[str, str] | None = None, *, wait: bool = True
+    ) -> None:
+        """`wait`: until it is ready, so that no two compile at once."""
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -160,7 +182,13 @@ class Worker:
             text=True,
             env={**os.environ, **(env or {})},
         )
-        self.ready = self.answer()
+        if wait:
+            _ = self.ready
+
+    @functools.cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it said of itself at its start."""
+        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The next JSON object that the child prints; other lines pass by."""
@@ -176,6 +204,10 @@ class Worker:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self.answer()
+
+    def give_up(self) -> None:
+        """Ends a child that does not answer; what waits for it gets a `RuntimeError`."""
+        self.process.kill()
 
     def close(self) -> None:
         """Ends the child."""

@@ -1,9 +1,11 @@
 """Runs side by side in one program against the same runs one after another.
 
     python benchmarks/population.py --config=configs/grid.py --seeds=8 --steps=2000
+    python benchmarks/population.py --config=configs/sngan.py:data=fashion_mnist --sizes=1,8
 
 Both ways start in a process of their own with an empty compilation cache, and train, log and evaluate as a study does.
-Prints seconds, the ratio, and the metrics of each seed by both ways; `--json` for one JSON object.
+Prints seconds, the ratio, and the metrics of each seed by both ways; `--json` for one JSON object. With `--sizes` only
+compiled steps are timed: so many runs on one device in one program, against one run.
 """
 
 from __future__ import annotations
@@ -89,6 +91,25 @@ def in_turn(folders: Path, folder: Path, seeds: int) -> tuple[float, dict[int, d
     return seconds, found
 
 
+def steps_only(config: str, changes: list[tuple[str, str]], sizes: list[int]) -> None:
+    """Steps a second of all runs together, with so many on one device."""
+    import types
+
+    import jax
+
+    from ganjax.config import resolve
+    from ganjax.study.calibration import steps_per_second
+
+    run: Any = types.SimpleNamespace(config=resolve(config, changes))
+    device = jax.local_devices()[0]
+    rates = {size: steps_per_second(run, [device], size) for size in sizes}
+    for size, rate in rates.items():
+        print(
+            f"{size} runs of {config} on {device.device_kind}: {rate:.1f} steps a second, {rate / rates[sizes[0]]:.2f}"
+        )
+    print(json.dumps({"steps_per_second": rates, "device": device.device_kind}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", default="configs/grid.py")
@@ -99,7 +120,17 @@ def main() -> None:
         "--per-device", type=int, default=0, help="0 finds out, which takes a while of its own"
     )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--sizes", default="", help="time only compiled steps of so many runs, for instance 1,8"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="with --sizes: of the config"
+    )
     options = parser.parse_args()
+    if options.sizes:
+        changes = [tuple(item.split("=", 1)) for item in options.set]
+        steps_only(options.config, changes, [int(size) for size in options.sizes.split(",")])
+        return
     from ganjax.config import load_recipe
 
     metrics = POINTS if load_recipe(options.config).model.name == "mlp" else IMAGES

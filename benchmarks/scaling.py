@@ -15,7 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from measure import CASES, Worker, load_config, machine, spread, table, turns
+from measure import CASES, Worker, load_config, machine, spread, table, turns, whole_calls
 
 WORKER = Path(__file__).resolve().with_name("train_speed.py")
 RESOLUTIONS = {"32": ("dcgan32", ["model.msg=simple"]), "64": ("msg_dcgan64", [])}
@@ -35,13 +35,13 @@ def main() -> None:
     rows = {f"{n} devices": (options.game, [f"parallel.devices={n}"]) for n in listed(options.devices)}
     rows |= {f"batch {n}": (options.game, [f"train.batch_size={n}"]) for n in listed(options.batches)}
     rows |= {f"{side} pixels, MSG": RESOLUTIONS[side] for side in listed(options.recipe_resolutions)}
-    workers, images = {}, {}
+    workers, images, steps = {}, {}, {}
     for name, (game, changes) in rows.items():
         config = load_config(game, [tuple(change.split("=", 1)) for change in changes])
         command = [sys.executable, str(WORKER), "--worker", game, *(f"--set={change}" for change in changes)]
         workers[name] = Worker(command)
-        images[name] = CASES[game].steps * config.train.batch_size * config.train.dis_steps
-    steps = {name: CASES[game].steps for name, (game, _) in rows.items()}
+        steps[name] = whole_calls(CASES[game].steps, workers[name].ready["per_call"])
+        images[name] = steps[name] * config.train.batch_size * config.train.dis_steps
     calls = {name: (lambda name=name, w=worker: w.ask(steps=steps[name])) for name, worker in workers.items()}
     turns(calls, 1)  # warms up
     rounds, _ = turns(calls, options.repeats)

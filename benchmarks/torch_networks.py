@@ -17,6 +17,8 @@ ROOT2 = 2.0**0.5
 
 # Whether a 3×3 convolution and the doubling before it, or the mean of 2×2 after it, are joined in one of stride 2.
 JOINED = False
+# StyleGAN2's filter [1, 3, 3, 1] along both axes.
+FILTER = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 
 
 def widened(weight: Tensor) -> Tensor:
@@ -47,14 +49,15 @@ class Layer(nn.Module):
         """The weight over its largest singular value; `move` makes one power iteration."""
         if not self.spectral:
             return self.weight
-        matrix = self.weight.flatten(1)
-        if move:
-            with torch.no_grad():
-                v = unit(matrix.mT @ self.u)
-                u = unit(matrix @ v)
-                self.u.copy_(u)
-                self.v.copy_(v)
-        return self.weight / torch.dot(self.u.clone(), matrix @ self.v.clone())
+        with torch.autocast(self.weight.device.type, enabled=False):
+            matrix = self.weight.flatten(1)
+            if move:
+                with torch.no_grad():
+                    v = unit(matrix.mT @ self.u)
+                    u = unit(matrix @ v)
+                    self.u.copy_(u)
+                    self.v.copy_(v)
+            return self.weight / torch.dot(self.u.clone(), matrix @ self.v.clone())
 
     def forward(self, x: Tensor, move: bool = False, resample: str = "") -> Tensor:
         """`resample`: "up" doubles images first, "down" halves them afterwards."""
@@ -212,15 +215,13 @@ class Equal(nn.Module):
 
 def smooth(x: Tensor, pad: tuple[int, int], *, stride: int = 1, gain: float = 1.0) -> Tensor:
     """StyleGAN2's filter [1, 3, 3, 1] along both axes, as depthwise convolutions."""
-    line = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype) / 8
-    kernel = (torch.outer(line, line) * gain).expand(x.shape[1], 1, 4, 4)
+    kernel = (FILTER.to(x.dtype) * gain).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(F.pad(x, (*pad, *pad)), kernel, stride=stride, groups=x.shape[1])
 
 
 def smooth_up(x: Tensor) -> Tensor:
     """×2 by zeros between the pixels and the filter."""
-    line = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype) / 4
-    kernel = torch.outer(line, line).expand(x.shape[1], 1, 4, 4)
+    kernel = (FILTER.to(x.dtype) * 4).expand(x.shape[1], 1, 4, 4)
     return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
@@ -258,7 +259,7 @@ class Styled(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         y = self.conv(x, style)
-        y = y + self.noise * torch.randn(y.shape[0], 1, *y.shape[2:])
+        y = y + self.noise * torch.randn(y.shape[0], 1, *y.shape[2:], device=y.device)
         return F.leaky_relu(y + self.bias[None, :, None, None], 0.2) * ROOT2
 
 
@@ -299,8 +300,9 @@ class StyleGAN2Generator(nn.Module):
         """[N, layers, dim]; some images change to a second style half-way."""
         layers, n = 2 * len(self.sides), len(z)
         w, other = self.map(torch.cat([z, torch.randn_like(z)])).chunk(2)
-        mixed = torch.rand(n, 1) < self.mixing
-        second = mixed & (torch.arange(layers)[None] >= torch.randint(1, layers, (n, 1)))
+        mixed = torch.rand(n, 1, device=z.device) < self.mixing
+        change = torch.randint(1, layers, (n, 1), device=z.device)
+        second = mixed & (torch.arange(layers, device=z.device)[None] >= change)
         return torch.where(second[:, :, None], other[:, None], w[:, None])
 
     def synthesis(self, styles: Tensor) -> tuple[Tensor]:
@@ -360,6 +362,8 @@ NETWORKS: dict[str, tuple[Any, Any]] = {
 
 
 def make(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """G and D of the family `options["model"]`."""
+    """G and D of the family `options["model"]`, on torch's default device."""
+    global FILTER
+    FILTER = FILTER.to(torch.get_default_device())
     gen, dis = NETWORKS[options["model"]]
     return gen(options), dis(options)

@@ -6,7 +6,9 @@ A worker of `train_speed.py`, run by a Python that has torch; it answers request
 
 Chosen for speed: channels-last kernels and images, fused Adam, `_foreach` averages, no gradient into the network that
 rests, spectral norm by hand (one iteration in D's update and none in G's, as ganjax has it). `torch.compile` covers
-losses with their backward pass; R1 and path lengths, whose second derivative it does not support, run eagerly.
+losses with their backward pass; R1 and path lengths, whose second derivative it does not support, run eagerly. On a
+GPU, where there is one, products may take TF32 as JAX's do, cuDNN chooses its kernels by trial, and with `graphs` what
+is compiled is replayed as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Tensor = torch.Tensor
 class Game:
     """Two networks, their optimisers and G's average; `step` is one step of ganjax."""
 
-    def __init__(self, options: dict[str, Any], *, compiled: bool, channels_last: bool, amp: bool) -> None:
+    def __init__(
+        self, options: dict[str, Any], *, compiled: bool, channels_last: bool, amp: bool, graphs: bool = False
+    ) -> None:
         self.options = options
         torch.manual_seed(0)
         self.gen, self.dis = networks.make(options)
@@ -43,15 +47,17 @@ class Game:
             for name, net in (("gen", self.gen), ("dis", self.dis))
         }
         self.amp = amp
-        self.data = torch.from_numpy(random_images(options["resolution"]))
+        self.device = next(self.gen.parameters()).device.type
+        self.data = torch.from_numpy(random_images(options["resolution"])).to(self.device)
         self.steps = 0
         self.path_mean = torch.zeros(())
-        wrap: Callable[[Any], Any] = torch.compile if compiled else lambda f: f
+        mode = "reduce-overhead" if graphs else "default"
+        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, mode=mode)) if compiled else lambda f: f
         self.dis_loss, self.gen_loss = wrap(self._dis_loss), wrap(self._gen_loss)
         self.fakes = wrap(self._fakes)
 
     def autocast(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.amp)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.amp)
 
     def latents(self) -> Tensor:
         return torch.randn(self.options["batch"], self.options["latent"])
@@ -86,15 +92,19 @@ class Game:
     def r1(self, reals: tuple[Tensor, ...]) -> Tensor:
         """½‖∇D‖², weighted, times the steps that it skips."""
         images = reals[-1].detach().requires_grad_()
-        (slope,) = torch.autograd.grad(self.dis((images,), move=False).sum(), images, create_graph=True)
+        with self.autocast():
+            answers = self.dis((images,), move=False).float()
+        (slope,) = torch.autograd.grad(answers.sum(), images, create_graph=True)
         return self.options["r1"] * self.options["r1_every"] * 0.5 * slope.square().sum((1, 2, 3)).mean()
 
     def path_length(self) -> Tensor:
         """(‖Jᵀy‖ − a)² of half a batch, weighted, times the steps that it skips."""
         z = self.latents()[: self.options["batch"] // 2]
-        styles = self.gen.styles(z)
+        with self.autocast():
+            styles = self.gen.styles(z)
         offsets = torch.zeros_like(styles, requires_grad=True)
-        image = self.gen.synthesis(styles + offsets)[-1]
+        with self.autocast():
+            image = self.gen.synthesis(styles + offsets)[-1].float()
         noise = torch.randn_like(image) / (image.shape[2] * image.shape[3]) ** 0.5
         (slope,) = torch.autograd.grad((image * noise).sum(), offsets, create_graph=True)
         lengths = (slope.square().sum(2).mean(1) + 1e-8).sqrt()
@@ -107,6 +117,7 @@ class Game:
         for p in self.dis.parameters():
             p.requires_grad_(True)
         for _ in range(options["dis_steps"]):
+            torch.compiler.cudagraph_mark_step_begin()
             reals = self.reals()
             loss = self.dis_loss(reals, self.fakes(self.latents()))
             if options["r1"] and self.steps % options["r1_every"] == 0:
@@ -115,6 +126,7 @@ class Game:
             self.update("dis")
         for p in self.dis.parameters():
             p.requires_grad_(False)
+        torch.compiler.cudagraph_mark_step_begin()
         loss = self.gen_loss(self.latents())
         if options["path"] and self.steps % options["path_every"] == 0:
             loss = loss + self.path_length()
@@ -129,24 +141,33 @@ class Game:
         self.optimizers[name].zero_grad(set_to_none=True)
 
     def advance(self, steps: int) -> None:
-        """So many steps."""
+        """So many steps, and waits for them."""
         for _ in range(steps):
             self.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
     networks.JOINED = request.get("joined", False)
     torch.set_num_threads(request.get("threads", 2))
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     game = Game(
         request["options"],
         compiled=request["compile"],
         channels_last=request["channels_last"],
         amp=request.get("amp", False),
+        graphs=request.get("graphs", False),
     )
     count = lambda net: sum(p.numel() for p in net.parameters())
     game.advance(request.get("warm_up", 2))
-    serve(game.advance, gen=count(game.gen), dis=count(game.dis), version=torch.__version__)
+    serve(
+        game.advance, gen=count(game.gen), dis=count(game.dis), version=torch.__version__, device=game.device
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -172,9 +173,15 @@ class Worker:
     """A child process that makes steps when told: one line of JSON each way; the turns can so alternate."""
 
     def __init__(
-        self, command: Sequence[str], env: dict[str, str] | None = None, *, wait: bool = True
+        self,
+        command: Sequence[str],
+        env: dict[str, str] | None = None,
+        *,
+        wait: bool = True,
+        name: str = "the worker",
     ) -> None:
         """`wait`: until it is ready, so that no two compile at once."""
+        self.name = name
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -196,14 +203,21 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"the worker ended with code {self.process.wait()}: {self.process.args!r}")
+        raise RuntimeError(f"{self.name} ended with code {self.process.wait()}: {self.process.args!r}")
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """The child's answer to one request."""
+    def ask(self, *, limit: float = 600.0, **request: Any) -> dict[str, Any]:
+        """The child's answer to one request; a child that takes more than `limit` seconds is ended."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
+        timer = threading.Timer(limit, self.give_up)
+        timer.start()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            return self.answer()
+        except BrokenPipeError:
+            raise RuntimeError(f"{self.name} had ended: {self.process.args!r}") from None
+        finally:
+            timer.cancel()
 
     def give_up(self) -> None:
         """Ends a child that does not answer; what waits for it gets a `RuntimeError`."""

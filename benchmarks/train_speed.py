@@ -6,9 +6,9 @@ ganjax and each PyTorch variant run in processes of their own, which wait while 
 of ganjax to a PyTorch variant, the median over rounds of the ratio within a round; the best variant counts. Parameters
 are asserted to be as many on both sides. Rounds in which other programs took more than 0.15 of a core (`elsewhere`) are
 made again, `--again` of them at most. Images are reals that a step's D updates see; memory is the most that a process
-held. Prints a table and one JSON line. On a GPU both sides take it: `--together` starts all processes at once, which
-saves minutes of compiling where there are many cores, and `--of-peak` tells how much of the measured rate of matrix
-products ganjax uses.
+held. Prints a JSON line when a game has ended, and a table at the end of all. On a GPU both sides take it: `--together`
+starts all processes at once, which saves minutes of compiling where there are many cores, and `--of-peak` tells how
+much of the measured rate of matrix products ganjax uses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from measure import (
 
 HERE = Path(__file__).resolve().parent
 PRECISIONS = ("float32", "bfloat16")
-TWINS = ("dcgan", "resnet", "stylegan2")
+TURN_SECONDS = 120.0  # the first turn of a side that takes longer has failed
 VARIANTS = {
     "eager": {"compile": False, "channels_last": True},
     "eager_nchw": {"compile": False, "channels_last": False},
@@ -112,17 +112,19 @@ def await_all(workers: Sequence[Worker], patience: float) -> None:
     def touch(worker: Worker) -> None:
         with contextlib.suppress(RuntimeError):
             _ = worker.ready
+            print(f"{time.monotonic() - begin:5.0f} s  {worker.name}", file=sys.stderr)
 
+    begin = time.monotonic()
     threads = [threading.Thread(target=touch, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + patience
+    end = begin + patience
     for worker, thread in zip(workers, threads, strict=True):
         thread.join(max(0.0, end - time.monotonic()))
         if thread.is_alive():
             worker.give_up()
             thread.join()
-    print(f"{len(workers)} processes: {time.monotonic() - end + patience:.0f} s to start", file=sys.stderr)
+    print(f"{len(workers)} processes: {time.monotonic() - begin:.0f} s to start", file=sys.stderr)
 
 
 @dataclasses.dataclass
@@ -153,11 +155,14 @@ class Contest:
             "threads": options.threads,
         }
         commands = {"ganjax": [*own, "--of-peak"] if options.of_peak else own}
-        has_twin = options.torch_python and config.model.name in TWINS
+        has_twin = options.torch_python and game in options.twins.split(",")
         for name in options.variants.split(",") if has_twin else ():
             request = json.dumps({**twin, **VARIANTS[name]})
             commands[f"torch {name}"] = [options.torch_python, str(HERE / "torch_twins.py"), request]
-        workers = {name: Worker(command, wait=not options.together) for name, command in commands.items()}
+        workers = {
+            name: Worker(command, wait=not options.together, name=f"{game} {precision} {name}")
+            for name, command in commands.items()
+        }
         return cls(game, precision, config, workers, {})
 
     def check(self) -> None:
@@ -166,12 +171,7 @@ class Contest:
             try:
                 _ = worker.ready
             except RuntimeError as error:
-                self.failed[name] = str(error)
-                del self.workers[name]
-        if "ganjax" not in self.workers:
-            for worker in self.workers.values():
-                worker.close()
-            raise RuntimeError(f"{self.game} in {self.precision}: {self.failed['ganjax']}")
+                self.leave_out(name, error)
         own = self.workers["ganjax"].ready
         for name, worker in self.workers.items():
             theirs = worker.ready
@@ -180,21 +180,42 @@ class Contest:
                     f"{self.game}: {net} of {name} has {theirs[net]} parameters, of ganjax {own[net]}"
                 )
 
-    def play(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Rounds: seconds a step of each side, and the ratios."""
-        self.check()
-        train, per_call = self.config.train, self.workers["ganjax"].ready["per_call"]
-        steps = whole_calls(options.steps or CASES[self.game].steps, per_call)
-        calls = {
-            name: (lambda worker=worker: worker.ask(steps=steps)) for name, worker in self.workers.items()
-        }
-        turns(calls, 1)  # warms up
-        rounds, dropped = turns(calls, options.repeats, clean=0.15, most=options.repeats + options.again)
+    def leave_out(self, name: str, error: RuntimeError) -> None:
+        """A side that failed; without ganjax there is no contest."""
+        if name == "ganjax":
+            self.close()
+            raise RuntimeError(f"{self.game} in {self.precision}: {error}") from error
+        self.failed[name] = str(error)
+        del self.workers[name]
+
+    def warm_up(self, steps: dict[str, int]) -> None:
+        """A first turn, which a side may fail at."""
+        for name, worker in list(self.workers.items()):
+            try:
+                worker.ask(steps=steps[name], limit=TURN_SECONDS)
+            except RuntimeError as error:
+                self.leave_out(name, error)
+
+    def close(self) -> None:
+        """Ends the processes."""
         for worker in self.workers.values():
             worker.close()
-        images = steps * train.batch_size * train.dis_steps
-        rate = {name: [images / row["seconds"] for row in rows] for name, rows in rounds.items()}
-        own = self.workers["ganjax"].ready
+
+    def play(self, options: argparse.Namespace) -> dict[str, Any]:
+        """Rounds: images a second of each side, and the ratios."""
+        self.check()
+        train, own = self.config.train, self.workers["ganjax"].ready
+        steps = dict.fromkeys(self.workers, options.steps or CASES[self.game].steps)
+        steps["ganjax"] = whole_calls(steps["ganjax"], own["per_call"])
+        self.warm_up(steps)
+        calls = {
+            name: (lambda worker=worker, steps=steps[name]: worker.ask(steps=steps))
+            for name, worker in self.workers.items()
+        }
+        rounds, dropped = turns(calls, options.repeats, clean=0.15, most=options.repeats + options.again)
+        self.close()
+        images = {name: steps[name] * train.batch_size * train.dis_steps for name in rounds}
+        rate = {name: [images[name] / row["seconds"] for row in rows] for name, rows in rounds.items()}
         result: dict[str, Any] = {
             "game": self.game,
             "precision": self.precision,
@@ -210,7 +231,7 @@ class Contest:
         }
         if options.of_peak:
             seconds = statistics.median(row["seconds"] for row in rounds["ganjax"])
-            result["flops_per_second"] = own["flops"] * steps / seconds
+            result["flops_per_second"] = own["flops"] * steps["ganjax"] / seconds
         others = [name for name in rate if name != "ganjax"]
         if others:
             best = max(others, key=lambda name: statistics.median(rate[name]))
@@ -248,8 +269,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--games", default=",".join(SMALL), help=", ".join(CASES))
+    parser.add_argument(
+        "--games", default=",".join(SMALL), help=f"{', '.join(CASES)}; GAME:PRECISION for one of its own"
+    )
     parser.add_argument("--torch-python", default="", help="a Python with torch; without one, only ganjax")
+    parser.add_argument(
+        "--twins", default=",".join(SMALL), help="games that PyTorch plays too: of DCGAN, ResNet, StyleGAN2"
+    )
     parser.add_argument("--variants", default="eager,compile", help=", ".join(VARIANTS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--again", type=int, default=3, help="most rounds made again for noise")
@@ -271,7 +297,11 @@ def main() -> None:
         changes = [tuple(item.split("=", 1)) for item in options.set]
         work(options.worker, changes, count_products=options.of_peak)
         return
-    order = [(game, each) for game in options.games.split(",") for each in options.precision.split(",")]
+    order = [
+        (game, each)
+        for game, _, own in (item.partition(":") for item in options.games.split(","))
+        for each in (own or options.precision).split(",")
+    ]
     contests: Iterable[Contest] = (Contest.open(game, precision, options) for game, precision in order)
     if options.together:
         contests = list(contests)
@@ -282,10 +312,12 @@ def main() -> None:
             results.append(contest.play(options))
         except RuntimeError as error:
             print(error, file=sys.stderr)
+            continue
+        print(json.dumps(results[-1]), flush=True)  # what follows may fail
     peaks = Worker([sys.executable, __file__, "--worker", "peaks"]).ready if options.of_peak else {}
     head = ["game", "precision", "side", "img/s", "range", "ganjax / it", "of the peak"]
     print(table([row for result in results for row in rows_of(result, peaks)], head))
-    print(json.dumps({"machine": machine(), "peaks": peaks, "results": results}))
+    print(json.dumps({"machine": machine(), "peaks": peaks}))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ class Options:
     Attributes:
       executor: `local` runs it in this process, `ray` on a Ray cluster.
       per_device: runs that a device trains at once; 0 finds out what is fastest.
-      shard: (i, n): only every n-th group of runs, from the i-th on, for an array of jobs.
+      shard: (i, n): only the i-th of n parts, for an array of jobs. Runs that share a program lie together, so that a
+        part compiles few programs.
       devices: to use in this process; 0 uses all.
       retry_failed: whether runs that failed in an earlier sitting are tried again.
     """
@@ -152,7 +153,8 @@ def _run(
     size = options.per_device or calibration.per_device(base, devices, workdir)
     groups = in_groups(make_units(runs, size), len(devices))
     i, n = options.shard
-    running.run_units(groups[i::n], workdir, devices, stop, ended)
+    part = groups[len(groups) * i // n : len(groups) * (i + 1) // n]
+    running.run_units(part, workdir, devices, stop, ended)
 
 
 def write_pages(

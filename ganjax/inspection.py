@@ -35,7 +35,8 @@ def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     """Costs of each network, FLOPs of a step over all devices, and bytes on each device.
 
-    Of XLA's operations alone: it cannot count what native kernels do, which make fewer products.
+    Of XLA's operations alone: it cannot count what native kernels do, which make fewer products, nor on a GPU what
+    cuDNN's convolutions do.
     """
     game, one, state, shapes = step_alone(config, setup)
     with native.portable():

@@ -2,10 +2,11 @@
 
     ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons_grid
 
-Argument: the data, `grid`, `stacked_digits`, `digits` or `fashion_mnist`. The base is a plain GAN: non-saturating loss,
-the same learning rate in G and D, one update each, no noise, no smoothing, no spectral norm, one scale. Every variant
-changes one thing, and says what the lesson claims of it. `docs/ten_lessons.md` has what came out. Images get fewer
-losses, one of each kind, and budgets that two CPU cores finish within the hour: what helps early, not what is best.
+Argument: the data, `grid`, `stacked_digits`, `digits`, `fashion_mnist` (32×32, for a GPU) or `fashion_mnist_small`
+(16×16). The base is a plain GAN: non-saturating loss, the same learning rate in G and D, one update each, no noise, no
+smoothing, no spectral norm, one scale. Every variant changes one thing, and says what the lesson claims of it.
+`docs/ten_lessons.md` has what came out. Images get fewer losses, one of each kind, and budgets that two CPU cores
+finish in about an hour: what helps early, not what is best.
 """
 
 from collections.abc import Sequence
@@ -41,27 +42,30 @@ class Size:
     metrics: dict[str, str]
     samples: int
     seeds: int = 6
+    resolution: int = 0  # the data set's own
 
 
 MODES = {"modes": "higher", "kl": "lower"}
+ON_FASHION = {"fid": "lower", "kl": "lower", "coverage": "higher"}
 SIZES = {
     "grid": Size(1024, 1e-3, 128, 128, {"coverage": "higher", **MODES, "high_quality": "higher"}, 2500),
     "stacked_digits": Size(
         32, 1e-3, 16, 32, {"kl": "lower", "modes": "higher", "fid": "lower"}, 5000, seeds=5
     ),
     "digits": Size(24, 1e-3, 16, 32, {"fid": "lower", "kl": "lower", "coverage": "higher"}, 2000, seeds=5),
-    "fashion_mnist": Size(48, 1e-3, 16, 64, {"fid": "lower", "kl": "lower", "coverage": "higher"}, 2000),
+    "fashion_mnist": Size(48, 1e-3, 16, 64, ON_FASHION, 2000, resolution=32),
+    "fashion_mnist_small": Size(16, 1e-3, 16, 32, ON_FASHION, 2000, seeds=5, resolution=16),
 }
 
 
 def base(data: str, size: Size):
     """The plain GAN."""
     config = default_config()
-    config.data.name = data
+    config.data.name = data.removesuffix("_small")
     points = data == "grid"
     config.model.name = "mlp" if points else "dcgan"
     config.model.latent_dim = 2 if points else 32
-    config.data.resolution = 32 if data == "fashion_mnist" else 0
+    config.data.resolution = size.resolution
     for net in (config.gen, config.dis):
         net.width = size.width
         net.depth = 4 if points else 1

@@ -63,7 +63,7 @@ REWRITTEN: list[tuple[str, str]] = [
     # Other pictures where the font is not installed.
     (
         r"^(python benchmarks/emoji\.py .*)",
-        rf"if [ -e {FONT} ]; then \1; else python make_pictures.py data/emoji 64 3; fi",
+        rf"if [ -e {FONT} ]; then \1; else python make_pictures.py data/emoji 64 3 2; fi",
     ),
     # 1,797 digits in the place of 60,000 garments.
     (r"runs/fashion_mnist", "runs/quickstart"),
@@ -104,11 +104,12 @@ PICTURES = """
 import pathlib, sys
 import numpy as np
 from PIL import Image
-folder, side, channels = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-folder.mkdir(parents=True)
+folder, (side, channels, *classes) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:])
 pixels = np.random.default_rng(0).integers(0, 256, (120, side, side, channels), dtype=np.uint8)
 for index, image in enumerate(pixels):
-    Image.fromarray(image.squeeze()).save(folder / f"{index}.png")
+    place = folder / str(index % classes[0]) if classes else folder
+    place.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.squeeze()).save(place / f"{index}.png")
 """
 STUDY = """
 import dataclasses

@@ -54,7 +54,7 @@ SIZES = {
     ),
     "digits": Size(24, 1e-3, 16, 32, {"fid": "lower", "kl": "lower", "coverage": "higher"}, 2000, seeds=5),
     "fashion_mnist": Size(48, 1e-3, 16, 64, ON_FASHION, 2000, resolution=32),
-    "fashion_mnist_small": Size(16, 1e-3, 16, 32, ON_FASHION, 2000, seeds=5, resolution=16),
+    "fashion_mnist_small": Size(12, 1e-3, 16, 16, ON_FASHION, 2000, seeds=5, resolution=16),
 }
 
 

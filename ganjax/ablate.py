@@ -20,7 +20,7 @@ from ganjax.report.study_page import write_study_page
 from ganjax.signals import StopSignals
 from ganjax.study.claims import claims_table, judge_claims, stopping, stopping_words
 from ganjax.study.config import BASE, RunSpec, Study, expand, load_study, resolved
-from ganjax.study.plan import Unit, check_sizes, forget_failures, in_groups, make_units
+from ganjax.study.plan import Unit, check_sizes, forget_failures, in_groups, in_shard, make_units
 from ganjax.study.results import collect, curves, picture
 from ganjax.study.statistics import analyse
 from ganjax.study.tables import describe, to_csv
@@ -152,9 +152,7 @@ def _run(
         return
     size = options.per_device or calibration.per_device(base, devices, workdir)
     groups = in_groups(make_units(runs, size), len(devices))
-    i, n = options.shard
-    part = groups[len(groups) * i // n : len(groups) * (i + 1) // n]
-    running.run_units(part, workdir, devices, stop, ended)
+    running.run_units(in_shard(groups, *options.shard), workdir, devices, stop, ended)
 
 
 def write_pages(

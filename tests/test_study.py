@@ -21,7 +21,7 @@ from ganjax.signals import StopSignals
 from ganjax.study import Study, Variant, grid, one_at_a_time
 from ganjax.study.claims import first_spike, judge_claims, spearman, stopping
 from ganjax.study.config import BASE, expand, load_study, slug
-from ganjax.study.plan import Unit, check_sizes, from_task, in_groups, make_units, to_task
+from ganjax.study.plan import Unit, check_sizes, from_task, in_groups, in_shard, make_units, to_task
 from ganjax.study.population import Population, common_step
 from ganjax.study.running import run_group
 from ganjax.study.statistics import analyse
@@ -127,6 +127,17 @@ def test_ray_takes_no_shard(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(STUDY)
     with pytest.raises(UserError, match="--shard is for the local executor"):
         ablate(str(tmp_path / "study.py"), tmp_path / "w", Options(executor="ray", shard=(0, 2)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 20])
+def test_shards_are_all_of_a_study_and_split_few_programs(n: int) -> None:
+    losses = [Variant(name, {"loss.name": name}) for name in ("wasserstein", "minimax", "least_squares")]
+    groups = in_groups(make_units(expand(study(variants=losses)), 1), 1)
+    assert len(groups) == 12
+    parts = [in_shard(groups, i, n) for i in range(n)]
+    assert [group for part in parts for group in part] == groups
+    compiled = sum(len({group[0].program for group in part}) for part in parts)
+    assert compiled <= 4 + n - 1  # no split but between neighbours
 
 
 def test_networks_that_cannot_be_are_refused_before_anything_is_trained() -> None:

@@ -63,6 +63,11 @@ def in_groups(units: Sequence[Unit], devices: int) -> list[list[Unit]]:
     return groups
 
 
+def in_shard(groups: Sequence[list[Unit]], i: int, n: int) -> list[list[Unit]]:
+    """The i-th of n even parts. Groups of a program lie side by side, so that a part compiles as few as can be."""
+    return list(groups[len(groups) * i // n : len(groups) * (i + 1) // n])
+
+
 def check_sizes(runs: Sequence[RunSpec]) -> None:
     """Builds the networks of every program, without compiling anything.
 

@@ -206,7 +206,11 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
     join(arguments, stops=True)
-    from ganjax.training import train  # only now: JAX takes a second or two to start
+    from ganjax.nn import native  # only now: JAX takes a second or two to start
+
+    if resolved.model.name != "mlp":
+        native.begin()
+    from ganjax.training import train
 
     train(resolved, arguments.workdir)
     return OK

@@ -269,3 +269,29 @@ print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5)))
     assert finished.stdout.startswith("9680.0 "), finished.stderr
     assert reason in finished.stdout
     assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_native
+@pytest.mark.parametrize(("platforms", "built"), [("cpu", 1), ("cuda", 0)])
+def test_they_are_compiled_ahead_where_only_a_cpu_is_meant(tmp_path, platforms, built):
+    code = """
+import threading
+from ganjax.nn import native
+calls = []
+compile = native._compile
+native._compile = lambda *given: (calls.append(given), compile(*given))
+native.begin()
+if native.jax.config.jax_platforms == "cpu":
+    assert native.why_not() is None  # waits for what has begun
+[thread.join() for thread in threading.enumerate() if thread.name == "native convolutions"]
+print(len(calls))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == f"{built}\n", finished.stderr
+    assert len(list(tmp_path.rglob("*.so"))) == built
+    assert [file.suffix for file in tmp_path.glob("ganjax/native/*")] == [".so"] * built

@@ -14,11 +14,14 @@ import contextvars
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +37,7 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-w")
 OFF, MISSING = "as GANJAX_NATIVE asks", "slower than native ones, which are missing"
 COMPILE_SECONDS = 300  # after which a compiler is taken to hang
 _portable = contextvars.ContextVar("portable", default=False)
+_building = threading.Lock()
 
 
 class _Missing(Exception):
@@ -67,10 +71,31 @@ def describe(used: bool) -> str:
     return f"XLA's, {reason}" if reason == OFF else f"XLA's, {MISSING}: {reason}"
 
 
+def begin() -> None:
+    """Starts to compile them in the background where JAX can only mean the CPU, while imports and data take time.
+
+    Starts no backend of JAX: how many devices that has may not be decided yet.
+    """
+    platforms = jax.config.jax_platforms
+    others = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    if _off() or (platforms != "cpu" if platforms else others):
+        return
+
+    def build() -> None:
+        with contextlib.suppress(_Missing, OSError, subprocess.SubprocessError):  # `why_not` tells
+            _built()
+
+    threading.Thread(target=build, name="native convolutions").start()
+
+
+def _off() -> bool:
+    return os.environ.get("GANJAX_NATIVE", "").lower() in ("off", "0", "no", "false")
+
+
 @functools.cache
 def why_not() -> str | None:
     """None where the native kernels are ready, else the reason, for a person to read."""
-    if os.environ.get("GANJAX_NATIVE", "").lower() in ("off", "0", "no", "false"):
+    if _off():
         return OFF
     try:
         library = ctypes.CDLL(str(_built()))
@@ -99,13 +124,14 @@ def _built() -> Path:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganjax" / "native"
     library = cache / f"convolution-{key}.so"
-    if not library.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own first: several processes may compile at once, and one may be killed.
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / library.name
-            _compile([compiler, *FLAGS, native], made)
-            made.replace(library)
+    with _building:
+        if not library.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            # Under a name of its own first: several processes may compile at once, and one may be killed.
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                made = Path(folder) / library.name
+                _compile([compiler, *FLAGS, native], made)
+                made.replace(library)
     return library
 
 

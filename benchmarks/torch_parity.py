@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import CASES, load_config, random_dataset, table
+from measure import CASES, SMALL, load_config, random_dataset, table
 
 BOUND = 1e-3
 BATCH = 32
@@ -206,7 +206,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--torch-python", default="")
-    parser.add_argument("--games", default=",".join(CASES))
+    parser.add_argument("--games", default=",".join(SMALL), help=", ".join(CASES))
     parser.add_argument("--twin", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.twin:

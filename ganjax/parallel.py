@@ -8,7 +8,9 @@ a contiguous share of the batch.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +21,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ganjax import processes
 from ganjax.errors import UserError
+from ganjax.nn import native
 from ganjax.state import GanState
 from ganjax.step import Batch, Game, Metrics, train_step
 
 AXIS = "devices"
 MIN_IMAGES_PER_CPU_DEVICE = 16
 CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goes first
+# Of mallopt(3), by the numbers in glibc's malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
+MALLOPT = {-8: 1, -4: 0, -1: 2**31 - 1}
 Tree = Any
 Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 
@@ -55,11 +60,31 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     own = devices // count or cpu_devices(batch_size // count, unit, cores)
     os.environ.setdefault("PJRT_NPROC", str(cores if count == 1 and own <= cores else 16))
     _keep_compiled()
+    _keep_memory()
     if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
         with contextlib.suppress(
             RuntimeError
         ):  # a notebook has used JAX before: its devices stay as they are
             jax.config.update("jax_num_cpu_devices", own)
+
+
+def _keep_memory() -> None:
+    """Lets glibc keep what is freed, where JAX can only mean the CPU; `GANJAX_MALLOC=off` leaves it as it is.
+
+    XLA takes memory for a call's intermediate values anew each time. What is larger than 32 MB glibc maps for it and
+    unmaps at its end, and the first touch of each page costs a fault: a sixth of MSG-DCGAN-64's step
+    (docs/performance.md). One heap for all threads that only grows has none.
+    """
+    if (
+        sys.platform != "linux"
+        or os.environ.get("GANJAX_MALLOC", "").lower() == "off"
+        or not native.only_cpu()
+    ):
+        return
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def _keep_compiled() -> None:

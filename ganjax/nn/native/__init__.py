@@ -76,9 +76,7 @@ def begin() -> None:
 
     Starts no backend of JAX: how many devices that has may not be decided yet.
     """
-    platforms = jax.config.jax_platforms
-    others = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
-    if _off() or (platforms != "cpu" if platforms else others):
+    if _off() or not only_cpu():
         return
 
     def build() -> None:
@@ -86,6 +84,14 @@ def begin() -> None:
             _built()
 
     threading.Thread(target=build, name="native convolutions").start()
+
+
+def only_cpu() -> bool:
+    """Whether JAX can only mean the CPU, by what is installed and asked for; starts no backend."""
+    platforms = jax.config.jax_platforms
+    if platforms:
+        return platforms == "cpu"
+    return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))
 
 
 def _off() -> bool:

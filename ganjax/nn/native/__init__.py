@@ -88,7 +88,7 @@ def begin() -> None:
 
 def only_cpu() -> bool:
     """Whether JAX can only mean the CPU, by what is installed and asked for; starts no backend."""
-    platforms = jax.config.jax_platforms
+    platforms = jax.config.values["jax_platforms"]
     if platforms:
         return platforms == "cpu"
     return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))

@@ -26,6 +26,8 @@ from typing import Any
 
 from measure import CASES, Running, load_config, machine, start, table, whole_calls
 
+from ganjax.machine import start_with_allocator
+
 # What an operation is by its name, first match; what part it belongs to by its scope, first match.
 KINDS = {
     "convolution": r"^ganjax_forward|^convolution|conv",
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=0, help="also the costliest operations, so many")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of ganjax's config")
     options = parser.parse_args()
+    start_with_allocator()
     changes = [tuple(item.split("=", 1)) for item in options.set]
     with tempfile.TemporaryDirectory() as dump:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_as_text"

@@ -66,7 +66,7 @@ class Bench:
         given = [f"--config.train.steps={STEPS}", *(f"--config.{option}" for option in options)]
         return [
             subprocess.Popen(
-                [sys.executable, "-m", "ganjax.cli", "train", *TINY, *given, f"--workdir={workdir}"],
+                [sys.executable, "-m", "ganjax", "train", *TINY, *given, f"--workdir={workdir}"],
                 cwd=ROOT,
                 env={
                     **os.environ,

@@ -50,7 +50,7 @@ def run(method: str, seed: int, workdir: Path) -> dict[str, float]:
     if result.exists():
         return dict(json.loads(result.read_text()))
     overrides = [f"--config.{change}" for change in (*METHODS[method], f"seed={seed}")]
-    ganjax = [sys.executable, "-m", "ganjax.cli"]
+    ganjax = [sys.executable, "-m", "ganjax"]
     folder, samples = workdir / name, workdir / f"{name}.npz"
     for command in (
         [*ganjax, "train", "--config=configs/grid.py", f"--workdir={folder}", *overrides],

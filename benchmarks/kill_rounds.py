@@ -37,7 +37,7 @@ class Run:
     """A training run in child processes that write to `workdir`.log, or `workdir`.1.log and so on."""
 
     def __init__(self, config: str, workdir: Path, overrides: list[str], processes: int) -> None:
-        command = [sys.executable, "-m", "ganjax.cli", "train", f"--config={config}", f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "ganjax", "train", f"--config={config}", f"--workdir={workdir}"]
         self.children: list[subprocess.Popen[bytes]] = []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

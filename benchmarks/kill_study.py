@@ -39,7 +39,7 @@ def get_study(arg=""):
 
 def command(study: Path, folder: Path, per_device: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "ganjax.cli", "ablate"),
+        *(sys.executable, "-m", "ganjax", "ablate"),
         *(f"--config={study}", f"--workdir={folder}", f"--per-device={per_device}"),
     ]
 

@@ -41,7 +41,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def together(study: Path, folder: Path, per_device: int) -> tuple[float, dict[int, dict[str, float]]]:
     """Seconds and metrics by seed of the study."""
-    command = [sys.executable, "-m", "ganjax.cli", "ablate", f"--config={study}", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "ganjax", "ablate", f"--config={study}", f"--workdir={folder}"]
     begin = time.monotonic()
     subprocess.run(
         [*command, f"--per-device={per_device}"],

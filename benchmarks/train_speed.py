@@ -40,6 +40,8 @@ from measure import (
     whole_calls,
 )
 
+from ganjax.machine import start_with_allocator, tcmalloc
+
 HERE = Path(__file__).resolve().parent
 PRECISIONS = ("float32", "bfloat16")
 TURN_SECONDS = 120.0  # the first turn of a side that takes longer has failed
@@ -52,6 +54,7 @@ VARIANTS = {
     "compile_nchw": {"compile": True, "channels_last": False},
     "graphs": {"compile": True, "channels_last": True, "graphs": True},  # CUDA graphs
 }
+PRELOADED = "_tcmalloc"  # at the end of a variant's name: with the allocator that ganjax starts itself with
 
 
 def twin_options(config: Any, resolution: int) -> dict[str, Any]:
@@ -157,10 +160,15 @@ class Contest:
         commands = {"ganjax": [*own, "--of-peak"] if options.of_peak else own}
         has_twin = options.torch_python and game in options.twins.split(",")
         for name in options.variants.split(",") if has_twin else ():
-            request = json.dumps({**twin, **VARIANTS[name]})
+            request = json.dumps({**twin, **VARIANTS[name.removesuffix(PRELOADED)]})
             commands[f"torch {name}"] = [options.torch_python, str(HERE / "torch_twins.py"), request]
         workers = {
-            name: Worker(command, wait=not options.together, name=f"{game} {precision} {name}")
+            name: Worker(
+                command,
+                {"LD_PRELOAD": str(tcmalloc())} if name.endswith(PRELOADED) else None,
+                wait=not options.together,
+                name=f"{game} {precision} {name}",
+            )
             for name, command in commands.items()
         }
         return cls(game, precision, config, workers, {})
@@ -276,7 +284,11 @@ def main() -> None:
     parser.add_argument(
         "--twins", default=",".join(SMALL), help="games that PyTorch plays too: of DCGAN, ResNet, StyleGAN2"
     )
-    parser.add_argument("--variants", default="eager,compile", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--variants",
+        default="eager,compile",
+        help=f"{', '.join(VARIANTS)}; each also with {PRELOADED} behind",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--again", type=int, default=3, help="most rounds made again for noise")
     parser.add_argument("--steps", type=int, default=0, help="of a turn; 0 takes the game's own")
@@ -294,6 +306,7 @@ def main() -> None:
         tell_peaks()
         return
     if options.worker:
+        start_with_allocator()
         changes = [tuple(item.split("=", 1)) for item in options.set]
         work(options.worker, changes, count_products=options.of_peak)
         return

@@ -194,7 +194,7 @@ def make_checkout(folder: Path) -> dict[str, str]:
     programs = folder / "bin"
     programs.mkdir()
     for name, text in {
-        "ganjax": f'[ "$1" != train ] || export XLA_FLAGS="{QUICK}"; exec {sys.executable} -m ganjax.cli "$@"',
+        "ganjax": f'[ "$1" != train ] || export XLA_FLAGS="{QUICK}"; exec {sys.executable} -m ganjax "$@"',
         "python": f'exec {sys.executable} "$@"',
         "sbatch": 'for x; do case $x in *.sbatch) bash -n "$x" && exit;; esac; done; exit 1',
     }.items():

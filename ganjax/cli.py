@@ -385,14 +385,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         processes.fail(error)  # ends this process, and says so to the others; alone it does nothing
         raise
-
-
-def entry() -> None:
-    """The program `ganjax`. One that failed ends at once: Orbax leaves threads behind when it cannot write, and Python
-    would wait ten minutes for them."""
-    if code := main():
-        processes.end(code)
-
-
-if __name__ == "__main__":
-    entry()

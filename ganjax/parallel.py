@@ -8,9 +8,8 @@ a contiguous share of the batch.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ganjax import processes
+from ganjax import machine, processes
 from ganjax.errors import UserError
 from ganjax.nn import native
 from ganjax.state import GanState
@@ -28,8 +27,8 @@ from ganjax.step import Batch, Game, Metrics, train_step
 AXIS = "devices"
 MIN_IMAGES_PER_CPU_DEVICE = 16
 CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goes first
-# Of mallopt(3), by the numbers in glibc's malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
-MALLOPT = {-8: 1, -4: 0, -1: 2**31 - 1}
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, also for what comes from the cache
+MIN_COMPILE_SECONDS = 0.05  # what takes less leaves little behind
 Tree = Any
 Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 
@@ -60,7 +59,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     own = devices // count or cpu_devices(batch_size // count, unit, cores)
     os.environ.setdefault("PJRT_NPROC", str(cores if count == 1 and own <= cores else 16))
     _keep_compiled()
-    _keep_memory()
+    _release_after_compiling()
     if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
         with contextlib.suppress(
             RuntimeError
@@ -68,23 +67,17 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
             jax.config.update("jax_num_cpu_devices", own)
 
 
-def _keep_memory() -> None:
-    """Lets glibc keep what is freed, where JAX can only mean the CPU; `GANJAX_MALLOC=off` leaves it as it is.
-
-    XLA takes memory for a call's intermediate values anew each time. What is larger than 32 MB glibc maps for it and
-    unmaps at its end, and the first touch of each page costs a fault: a sixth of MSG-DCGAN-64's step
-    (docs/performance.md). One heap for all threads that only grows has none.
-    """
-    if (
-        sys.platform != "linux"
-        or os.environ.get("GANJAX_MALLOC", "").lower() == "off"
-        or not native.only_cpu()
-    ):
+@functools.cache  # one listener a process
+def _release_after_compiling() -> None:
+    """On CPU gives back to the system, after each compilation, what the compiler held: else it adds to the peak."""
+    if not native.only_cpu() or (release := machine.releaser()) is None:
         return
-    with contextlib.suppress(AttributeError, OSError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in MALLOPT.items():
-            mallopt(parameter, value)
+
+    def after(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED and duration_secs > MIN_COMPILE_SECONDS:
+            release()
+
+    jax.monitoring.register_event_duration_secs_listener(after)
 
 
 def _keep_compiled() -> None:

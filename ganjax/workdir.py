@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ganjax import __version__
+from ganjax import __version__, machine
 from ganjax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -142,6 +142,7 @@ class Workdir:
                 "command": sys.argv,
                 "versions": _versions(),
                 "platform": platform.platform(),
+                "allocator": machine.allocator(),
                 "host": socket.gethostname(),
                 "devices": list(devices),
                 **others,

@@ -19,7 +19,7 @@ done
 
 # The four Fashion-MNIST files, for tests that must not need a network, a browser for the pages, and a compiler for the
 # native convolutions.
-for package in dataset-fashion-mnist chromium g++; do
+for package in dataset-fashion-mnist chromium g++ libtcmalloc-minimal4; do
   if ! command -v dpkg >/dev/null; then
     say "not a Debian system: tests that need its package $package are skipped"
   elif dpkg -s $package >/dev/null 2>&1; then :

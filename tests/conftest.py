@@ -68,7 +68,7 @@ def run_cli() -> RunCli:
         cwd: str | Path = ROOT,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ganjax.cli", *map(str, args)]
+        command = [sys.executable, "-m", "ganjax", *map(str, args)]
         return subprocess.run(
             command,
             cwd=cwd,

@@ -90,7 +90,7 @@ class Pair:
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
         self.children = [
             subprocess.Popen(
-                [sys.executable, "-m", "ganjax.cli", *(second if i and second else arguments)],
+                [sys.executable, "-m", "ganjax", *(second if i and second else arguments)],
                 cwd=ROOT,
                 env={
                     **os.environ,
@@ -195,7 +195,7 @@ def test_two_processes_stream_what_one_holds_in_memory(tmp_path: Path) -> None:
 
     ends = Pair(arguments("streaming")).ends()
     assert [end[0] for end in ends] == [0, 0], ends
-    alone = [sys.executable, "-m", "ganjax.cli", *arguments("resident")]
+    alone = [sys.executable, "-m", "ganjax", *arguments("resident")]
     subprocess.run(alone, cwd=ROOT, check=True, capture_output=True)
     streamed, held = logged(tmp_path / "streaming"), logged(tmp_path / "resident")
     assert [row["step"] for row in streamed] == [row["step"] for row in held] == [4, 8, 12]

@@ -74,7 +74,7 @@ class Runs:
         self, name: str, *options: str, arg: str = "", log_compiles: bool = False
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "ganjax.cli", *self.arguments(name, *options, arg=arg)],
+            [sys.executable, "-m", "ganjax", *self.arguments(name, *options, arg=arg)],
             cwd=ROOT,
             env={**os.environ, "JAX_LOG_COMPILES": str(int(log_compiles))},
             stdin=subprocess.DEVNULL,
@@ -306,7 +306,7 @@ def test_more_interrupts_leave_at_once(runs: Runs) -> None:
 def test_a_complete_run_is_left_as_it_is(runs: Runs, copy: Path) -> None:
     before = summary(copy), logged(copy)
     child = subprocess.run(
-        [sys.executable, "-m", "ganjax.cli", "train", f"--config={runs.recipe}", f"--workdir={copy}"],
+        [sys.executable, "-m", "ganjax", "train", f"--config={runs.recipe}", f"--workdir={copy}"],
         cwd=ROOT,
         capture_output=True,
         text=True,

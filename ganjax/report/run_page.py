@@ -239,7 +239,9 @@ def _option(key: str, default: Any, value: Any) -> dict[str, str]:
 def _environment(run: RunData) -> list[tuple[str, str]]:
     found = run.environment
     rows = [
-        (name, str(found[name])) for name in ("time", "host", "platform", "convolutions") if found.get(name)
+        (name, str(found[name]))
+        for name in ("time", "host", "platform", "allocator", "convolutions")
+        if found.get(name)
     ]
     devices = found.get("devices")
     if isinstance(devices, list) and devices:

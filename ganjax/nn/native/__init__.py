@@ -14,8 +14,6 @@ import contextvars
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -26,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+
+from ganjax import machine
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 TARGETS = {
@@ -88,10 +88,7 @@ def begin() -> None:
 
 def only_cpu() -> bool:
     """Whether JAX can only mean the CPU, by what is installed and asked for; starts no backend."""
-    platforms = jax.config.values["jax_platforms"]
-    if platforms:
-        return platforms == "cpu"
-    return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))
+    return machine.only_cpu(jax.config.values["jax_platforms"])
 
 
 def _off() -> bool:

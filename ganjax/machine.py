@@ -55,7 +55,7 @@ def start_with_allocator() -> None:
     library = tcmalloc()
     if library is not None:
         changes = {MARK: "tcmalloc", "LD_PRELOAD": " ".join(filter(None, [str(library), preloaded]))}
-    elif _huge_pages() == "madvise" and _glibc() >= (2, 35):
+    elif _gives_who_asks():
         changes = {MARK: "huge pages", "GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{TUNABLE}=1"]))}
     else:
         return
@@ -85,14 +85,14 @@ def releaser() -> Callable[[], Any] | None:
     if os.environ.get(MARK, "").lower() == "off":
         return None
     found = allocator()
-    loaded = ctypes.CDLL(None)
     if found == "tcmalloc":
-        return lambda: loaded.MallocExtension_ReleaseFreeMemory()
-    if found.startswith("glibc"):
-        if found != "glibc":
-            loaded.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-        return lambda: loaded.malloc_trim(0)
-    return None
+        return ctypes.CDLL(None).MallocExtension_ReleaseFreeMemory
+    if not found.startswith("glibc"):
+        return None
+    glibc = ctypes.CDLL(None)
+    if found == "glibc with huge pages":
+        glibc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+    return lambda: glibc.malloc_trim(0)
 
 
 def tcmalloc() -> Path | None:
@@ -110,10 +110,14 @@ def _huge_pages() -> str:
     return ""
 
 
+def _gives_who_asks() -> bool:
+    """Whether glibc can ask for huge pages, and Linux gives them to none but those who do."""
+    return _huge_pages() == "madvise" and _glibc() >= (2, 35)
+
+
 def _gets_huge_pages() -> bool:
     asked = re.search(rf"{re.escape(TUNABLE)}=[12]", os.environ.get("GLIBC_TUNABLES", ""))
-    setting = _huge_pages()
-    return setting == "always" or bool(setting == "madvise" and asked and _glibc() >= (2, 35))
+    return _huge_pages() == "always" or bool(asked and _gives_who_asks())
 
 
 def _glibc() -> tuple[int, int]:

@@ -17,8 +17,8 @@ while true; do
   shift
 done
 
-# The four Fashion-MNIST files, for tests that must not need a network, a browser for the pages, and a compiler for the
-# native convolutions.
+# The four Fashion-MNIST files, for tests that must not need a network, a browser for the pages, a compiler for the
+# native convolutions, and the allocator of long commands.
 for package in dataset-fashion-mnist chromium g++ libtcmalloc-minimal4; do
   if ! command -v dpkg >/dev/null; then
     say "not a Debian system: tests that need its package $package are skipped"

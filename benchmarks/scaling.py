@@ -3,24 +3,33 @@
     python benchmarks/scaling.py --game=dcgan32 --devices=1,2 --batches=16,32,64 --recipe-resolutions=32,64
     python benchmarks/scaling.py --game=dcgan32 --set=train.shared_forward=True
 
-Every row is a process of its own (`train_speed.py`'s worker), which waits while another has its turn. Devices and
-batches are those of the game; resolutions are `own_images.py` at that resolution, with MSG. With `--set` the rows are
-the game as it is, and with each of the options. On CPU several devices share the machine's cores. Prints a table and
-one JSON line.
+Devices and batches are those of the game; resolutions are `own_images.py` at that resolution, with MSG. With `--set`
+the rows are the game as it is, and with each of the options. On CPU several devices share the machine's cores. Prints a
+table and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import statistics
-import sys
-from pathlib import Path
 
-from measure import CASES, Worker, load_config, machine, spread, table, turns, whole_calls
+from measure import CASES, machine, table
+from settings import Setting, compare
 
-WORKER = Path(__file__).resolve().with_name("train_speed.py")
-RESOLUTIONS = {"32": ("dcgan32", ["model.msg=simple"]), "64": ("msg_dcgan64", [])}
+RESOLUTIONS = {"32": Setting("dcgan32", ["model.msg=simple"]), "64": Setting("msg_dcgan64")}
+
+
+def rows_of(options: argparse.Namespace) -> dict[str, Setting]:
+    """The settings that the command line asks for."""
+    listed = lambda text: [item for item in text.split(",") if item]
+    game = options.game
+    if options.set:
+        return {"as it is": Setting(game)} | {change: Setting(game, [change]) for change in options.set}
+    devices = {f"{n} devices": Setting(game, [f"parallel.devices={n}"]) for n in listed(options.devices)}
+    batches = {f"batch {n}": Setting(game, [f"train.batch_size={n}"]) for n in listed(options.batches)}
+    sides = {f"{side} pixels, MSG": RESOLUTIONS[side] for side in listed(options.recipe_resolutions)}
+    return devices | batches | sides
 
 
 def main() -> None:
@@ -36,55 +45,20 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    listed = lambda text: [item for item in text.split(",") if item]
-    rows = {f"{n} devices": (options.game, [f"parallel.devices={n}"]) for n in listed(options.devices)}
-    if options.set:
-        rows = {"as it is": (options.game, [])} | {change: (options.game, [change]) for change in options.set}
-        options.batches = options.recipe_resolutions = ""
-    rows |= {f"batch {n}": (options.game, [f"train.batch_size={n}"]) for n in listed(options.batches)}
-    rows |= {f"{side} pixels, MSG": RESOLUTIONS[side] for side in listed(options.recipe_resolutions)}
-    workers, images, steps = {}, {}, {}
-    for name, (game, changes) in rows.items():
-        config = load_config(game, [tuple(change.split("=", 1)) for change in changes])
-        command = [sys.executable, str(WORKER), "--worker", game, *(f"--set={change}" for change in changes)]
-        workers[name] = Worker(command)
-        steps[name] = whole_calls(CASES[game].steps, workers[name].ready["per_call"])
-        images[name] = steps[name] * config.train.batch_size * config.train.dis_steps
-    calls = {name: (lambda name=name, w=worker: w.ask(steps=steps[name])) for name, worker in workers.items()}
-    turns(calls, 1)  # warms up
-    rounds, _ = turns(calls, options.repeats)
-    for worker in workers.values():
-        worker.close()
-    rate = {
-        name: spread([images[name] / row["seconds"] for row in answers]) for name, answers in rounds.items()
-    }
-    peaks = {name: answers[-1]["peak_mib"] for name, answers in rounds.items()}
-    first, *_ = rounds
-    gains = {
-        name: statistics.median(
-            images[name] / row["seconds"] / (images[first] / of["seconds"])
-            for row, of in zip(rounds[name], rounds[first], strict=True)
-        )
-        for name in rounds
-    }
-    print(
-        table(
-            [
-                [
-                    name,
-                    f"{r['median']:.0f}",
-                    f"{r['min']:.0f}-{r['max']:.0f}",
-                    f"{gains[name]:.2f}",
-                    f"{peaks[name]:.0f}",
-                ]
-                for name, r in rate.items()
-            ],
-            ["setting", "img/s", "range", "to the first", "peak MiB"],
-        )
-    )
-    print(
-        json.dumps({"machine": machine(), "game": options.game, "images_per_second": rate, "peak_mib": peaks})
-    )
+    found = compare(rows_of(options), options.repeats)
+    rows = [
+        [
+            name,
+            f"{each.rate['median']:.0f}",
+            f"{each.rate['min']:.0f}-{each.rate['max']:.0f}",
+            f"{each.to_first['median']:.2f} ({each.to_first['min']:.2f}-{each.to_first['max']:.2f})",
+            f"{each.peak_mib:.0f}",
+        ]
+        for name, each in found.items()
+    ]
+    print(table(rows, ["setting", "img/s", "range", "to the first", "peak MiB"]))
+    settings = {name: dataclasses.asdict(each) for name, each in found.items()}
+    print(json.dumps({"machine": machine(), "game": options.game, "settings": settings}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,10 @@ from ganjax.prepare.plan import Options
 from ganjax.prepare.run import prepare
 from ganjax.processes import Cluster
 
+# Gloo writes its lines piece by piece, and two of its threads through each other: lines of nothing but such pieces.
+GLOO = re.compile(
+    r"(?:\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of connected peer ranks is : )+\n?"
+)
 SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "node[1-2]"}
 
 
@@ -113,7 +118,7 @@ class Pair:
         try:
             for child in self.children:
                 out, err = child.communicate(timeout=max(deadline - time.monotonic(), 0.1))
-                said = "".join(line for line in out.splitlines(True) if not line.startswith("[Gloo]"))
+                said = "".join(line for line in out.splitlines(True) if not GLOO.fullmatch(line))
                 found.append((child.returncode, said, err))
         finally:
             for child in self.children:

@@ -29,6 +29,7 @@ RING = {
 TECHNIQUES: dict[str, dict[str, bool | int | float | str]] = {
     "base": {},
     "capacity": {"gen.width": 32, "dis.width": 32, "gen.depth": 2, "dis.depth": 2},
+    "remat": {"train.remat": True},
     "ema": {"ema.half_life_kimg": 2.0, "ema.rampup": 0.05},
     "loss": {"loss.name": "ra_hinge"},
     "loss_scale": {"loss.name": "non_saturating", "loss.scale": 4.0, "dis.spectral_norm": True},

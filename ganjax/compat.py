@@ -227,6 +227,11 @@ RULES: tuple[Rule, ...] = (
         "the shared pass gives G its gradient through the fakes alone",
     ),
     Rule(
+        ("train.remat", "model.name"),
+        lambda c: c["train.remat"] and c["model.name"] == "mlp",
+        "only the networks for images have blocks to compute anew",
+    ),
+    Rule(
         ("train.balance_low", "train.balance_high"),
         lambda c: c["train.balance"] == "adaptive" and c["train.balance_low"] >= c["train.balance_high"],
         "the band of D's accuracy must have its low end below its high end",

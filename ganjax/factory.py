@@ -181,6 +181,7 @@ def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -
         gen=config.gen.to_dict(),
         dis=config.dis.to_dict(),
         axis_name=axis_name,
+        remat=config.train.remat,
         dtype=jnp.dtype(config.train.precision),
     )
     return MODELS[config.model.name].networks(spec)

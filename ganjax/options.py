@@ -195,6 +195,12 @@ OPTIONS: tuple[Option, ...] = (
         "G's update takes the fakes of D's update, and D's judgement of them (simultaneous updates)",
     ),
     Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
+    Option(
+        "train.remat",
+        False,
+        "backward passes compute anew what is inside a block: less memory, more time; XLA on CPU undoes it",
+        runtime=True,
+    ),
     Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
     Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),
     Option(

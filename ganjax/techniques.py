@@ -128,6 +128,13 @@ TECHNIQUES: tuple[Technique, ...] = (
         "a batch larger than memory, in parts; gradients and losses are those of the whole",
     ),
     Technique(
+        "remat",
+        1,
+        ("train.remat",),
+        "Chen et al. 2016, section 3",
+        "networks larger than memory: only what goes into each block is kept for its backward pass; same gradients",
+    ),
+    Technique(
         "feature_matching",
         5,
         ("loss.feature_matching",),

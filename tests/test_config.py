@@ -81,6 +81,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
         "train.shared_forward": True,
         "penalty.orthogonal": 1e-4,
     },
+    ("train.remat", "model.name"): {"model.name": "mlp", "data.name": "ring", "train.remat": True},
     ("loss.name", "train.accumulate"): {"loss.name": "ra_hinge", "train.accumulate": 2},
     ("loss.feature_matching", "train.accumulate"): {"loss.feature_matching": 1.0, "train.accumulate": 2},
     ("noise.schedule", "augment.policy"): {"noise.std": 0.1, "noise.schedule": "ada"},

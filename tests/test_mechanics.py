@@ -326,6 +326,7 @@ def test_how_far_a_call_moves_the_weights():
 # Where each technique's effect is held to an oracle. A new technique needs a line, and its options a test.
 ORACLES = {
     "capacity": "test_mechanics::test_width_and_depth_are_those_of_the_layers",
+    "remat": "test_models::test_blocks_computed_anew_give_the_same_gradients_under_the_same_names",
     "ema": "test_mechanics::test_the_average_of_g_starts_with_a_short_half_life",
     "loss": "test_losses::test_values_and_gradients_are_pytorchs",
     "loss_scale": "test_techniques::test_logit_scale_and_label_smoothing",

@@ -206,6 +206,48 @@ def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch)
         assert np.mean([np.abs(a - b).max() > 0 for a, b in leaves]) > 0.9
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "dcgan" else pytest.mark.slow) for name in FAMILIES]
+)
+def test_blocks_computed_anew_give_the_same_gradients_under_the_same_names(name):
+    """Of D's answers and a penalty on them, by every parameter, with spectral norms and statistics that move."""
+
+    def gradients(remat):
+        spectral = {f"{net}__spectral_norm": name != "stylegan2" for net in ("gen", "dis")}
+        config, gen, dis, sides = pair(name, 16, "simple", 3, train__remat=remat, **spectral)
+        latents, images, labels = inputs_of(config, sides, 4, 3)
+        variables = initialise(gen, dis, latents, images, labels)
+        fixed = [{k: v for k, v in vars_.items() if k != "params"} for vars_ in variables]
+
+        def loss(params):
+            made, stats = gen.apply(
+                {"params": params[0], **fixed[0]}, latents, labels, train=True, mutable=list(fixed[0])
+            )
+
+            def answers(images):
+                own = {"params": params[1], **fixed[1]}
+                logits, moved = dis.apply(own, images, labels, train=True, mutable=list(fixed[1]))
+                return jnp.sum(logits), moved
+
+            (total, moved), slopes = jax.value_and_grad(answers, has_aux=True)(made)
+            return total + sum(jnp.sum(jnp.square(slope)) for slope in slopes), (stats, moved)
+
+        differentiated = jax.grad(loss, has_aux=True)
+        start = [awake(vars_)["params"] for vars_ in variables]
+        blocks = str(jax.make_jaxpr(differentiated)(start)).count("remat2[")
+        return variables, jax.jit(differentiated, compiler_options=QUICK)(start), blocks
+
+    plain, remade = gradients(remat=False), gradients(remat=True)
+    assert plain[2] == 0 and remade[2] >= 2 * (len(levels(16)) - 1)  # in both networks
+    jax.tree.map(np.testing.assert_array_equal, plain[0], remade[0])
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(plain[1][0]))
+    assert jax.tree.structure(plain[1]) == jax.tree.structure(remade[1])
+    for (path, wanted), found in zip(
+        jax.tree_util.tree_leaves_with_path(plain[1]), jax.tree.leaves(remade[1]), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * largest, err_msg=str(path))
+
+
 def test_which_scales_connect():
     sides = {
         choice: image_sides(config_of("progan", "simple", model__msg_scales=choice), data_of(128))

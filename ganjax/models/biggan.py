@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from ganjax.models.family import BASE, Family, Spec, levels
+from ganjax.models.parts import block
 from ganjax.models.resnet import ResNetDiscriminator
 from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
 from ganjax.nn.convolution import PLAIN, UP, upsample
@@ -60,6 +61,7 @@ class BigGANGenerator(nn.Module):
     classes: int = 0
     attention: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -77,9 +79,11 @@ class BigGANGenerator(nn.Module):
             if self.deep:
                 for i in range(self.depth):
                     last = i == self.depth - 1
-                    x = self._deep_block(x, condition, channels if last else x.shape[-1], last, train)
+                    out = channels if last else x.shape[-1]
+                    body = BigGANGenerator._deep_block
+                    x = block(self, body, x, condition, channels=out, up=last, train=train)
             else:
-                x = self._block(x, condition, channels, train)
+                x = block(self, BigGANGenerator._block, x, condition, channels=channels, train=train)
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
             if several and x.shape[1] in self.sides:
@@ -116,14 +120,14 @@ class BigGANGenerator(nn.Module):
         norm = ModulatedBatchNorm(train, self.spectral, ORTHOGONAL, self.axis_name, self.dtype)
         return nn.relu(norm(x, condition))
 
-    def _block(self, x: jax.Array, condition: jax.Array, channels: int, train: bool) -> jax.Array:
+    def _block(self, x: jax.Array, condition: jax.Array, *, channels: int, train: bool) -> jax.Array:
         """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2 and 1×1 (figure 15)."""
         y = self._conv(channels, 3, UP)(self._act(x, condition, train))
         y = self._conv(channels, 3)(self._act(y, condition, train))
         return y + upsample(self._conv(channels, 1)(x))
 
     def _deep_block(
-        self, x: jax.Array, condition: jax.Array, channels: int, up: bool, train: bool
+        self, x: jax.Array, condition: jax.Array, *, channels: int, up: bool, train: bool
     ) -> jax.Array:
         """1×1 to a quarter, 3×3, 3×3, 1×1 back, each after norm and ReLU; the shortcut drops channels (figure 16)."""
         hidden = max(1, x.shape[-1] // 4)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator
 from ganjax.models.family import Family, Spec, levels
-from ganjax.models.parts import by_side, join, logits_of
+from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.conditional import SelfAttention
 from ganjax.nn.convolution import downsample
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
@@ -30,6 +30,7 @@ class BigGANDeepDiscriminator(nn.Module):
     minibatch_stddev: bool = False
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -43,7 +44,7 @@ class BigGANDeepDiscriminator(nn.Module):
         x = self._conv(table[0], 3)(images[-1].astype(self.dtype))
         for channels in table[1:]:
             for i in range(self.depth):
-                x = self._block(x, channels, halve=i == 0)
+                x = block(self, BigGANDeepDiscriminator._block, x, channels=channels, halve=i == 0)
                 if i == 0 and x.shape[1] in scales:
                     x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
             if x.shape[1] == self.attention:
@@ -56,7 +57,7 @@ class BigGANDeepDiscriminator(nn.Module):
     def _conv(self, features: int, size: int) -> Conv:
         return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
 
-    def _block(self, x: jax.Array, channels: int, *, halve: bool) -> jax.Array:
+    def _block(self, x: jax.Array, *, channels: int, halve: bool) -> jax.Array:
         """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""
         y = self._conv(max(1, channels // 4), 1)(nn.relu(x))
         y = self._conv(max(1, channels // 4), 3)(nn.relu(y))

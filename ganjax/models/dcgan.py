@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.models.parts import block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.layers import Conv, Dense, Dtype, Norm, minibatch_stddev
 
@@ -31,6 +31,7 @@ class DCGANGenerator(nn.Module):
     spectral: int = 0
     classes: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -46,16 +47,21 @@ class DCGANGenerator(nn.Module):
         x = x.reshape(x.shape[0], BASE, BASE, first)
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         for size in levels(self.resolution):
-            for i in range(self.depth if size > BASE else self.depth - 1):
-                features = channels(self.resolution, size, self.width, self.max_width)
-                resample = UP if size > BASE and i == 0 else PLAIN
-                x = Conv(features, spectral=self.spectral, resample=resample, dtype=self.dtype)(x)
-                x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+            x = block(self, DCGANGenerator._level, x, size=size, train=train)
             if several and size in self.sides:
                 images.append(Conv(self.image_channels, 1, spectral=self.spectral, dtype=self.dtype)(x))
         if not several:
             images.append(nn.tanh(Conv(self.image_channels, spectral=self.spectral, dtype=self.dtype)(x)))
         return tuple(image.astype(jnp.float32) for image in images)
+
+    def _level(self, x: jax.Array, *, size: int, train: bool) -> jax.Array:
+        """The convolutions of a level, the first of which doubles the image; the coarsest has one less."""
+        features = channels(self.resolution, size, self.width, self.max_width)
+        for i in range(self.depth if size > BASE else self.depth - 1):
+            resample = UP if size > BASE and i == 0 else PLAIN
+            x = Conv(features, spectral=self.spectral, resample=resample, dtype=self.dtype)(x)
+            x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
+        return x
 
 
 class DCGANDiscriminator(nn.Module):
@@ -73,6 +79,7 @@ class DCGANDiscriminator(nn.Module):
     minibatch_stddev: bool = False
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -90,13 +97,17 @@ class DCGANDiscriminator(nn.Module):
                 x = join(self.msg, x, scales[size], conv)
             if self.minibatch_stddev and (self.msg != "none" or size == BASE):
                 x = minibatch_stddev(x)
-            for _ in range(self.depth):
-                features = channels(self.resolution, max(size // 2, BASE), self.width, self.max_width)
-                x = Conv(features, spectral=self.spectral, dtype=self.dtype)(x)
-                x = nn.leaky_relu(Norm(self.norm, train, self.axis_name, self.dtype)(x), 0.2)
-            x = downsample(x) if size > BASE else x
+            x = block(self, DCGANDiscriminator._level, x, size=size, train=train)
         self.sow("intermediates", "features", x)
         return logits_of(self, x.reshape(x.shape[0], -1), labels, dense, pooled=jnp.sum(x, axis=(1, 2)))
+
+    def _level(self, x: jax.Array, *, size: int, train: bool) -> jax.Array:
+        """The convolutions of a level, and its halving."""
+        features = channels(self.resolution, max(size // 2, BASE), self.width, self.max_width)
+        for _ in range(self.depth):
+            x = Conv(features, spectral=self.spectral, dtype=self.dtype)(x)
+            x = nn.leaky_relu(Norm(self.norm, train, self.axis_name, self.dtype)(x), 0.2)
+        return downsample(x) if size > BASE else x
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:

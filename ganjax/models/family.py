@@ -35,6 +35,7 @@ class Spec:
       attention: side in pixels of the feature maps with self-attention; 0 for none.
       gen, dis: the options of each network, by name, as under `gen.` and `dis.` in the config.
       axis_name: of the devices, for batch statistics.
+      remat: whether the backward pass computes anew what is inside a block of a network for images.
       dtype: of the arithmetic.
     """
 
@@ -48,6 +49,7 @@ class Spec:
     gen: Mapping[str, Any]
     dis: Mapping[str, Any]
     axis_name: str | None
+    remat: bool
     dtype: Any
 
     def common(self, net: str) -> dict[str, Any]:
@@ -70,7 +72,11 @@ class Spec:
 
     def images(self, net: str) -> dict[str, Any]:
         """Those of `common`, and what every network for images takes besides."""
-        shared = {"resolution": self.resolution, "max_width": getattr(self, net)["max_width"]}
+        shared = {
+            "resolution": self.resolution,
+            "max_width": getattr(self, net)["max_width"],
+            "remat": self.remat,
+        }
         if net == "gen":
             shared |= {"image_channels": self.image_channels, "sides": self.sides}
         else:

@@ -16,6 +16,23 @@ Layer = Callable[[jax.Array], jax.Array]
 MakeLayer = Callable[[int], Layer]
 
 
+def block(net: Any, body: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """`body(net, *arrays, **options)`; where `net.remat`, its backward pass computes anew what lies inside it.
+
+    So only what goes into the block is kept for the backward pass (Chen et al. 2016, section 3). Parameters and
+    statistics have the same names either way.
+
+    Args:
+      net: the network, inside its `__call__`.
+      body: a method of its class; as a plain function it would not see the scope in which its layers are made anew.
+      arrays: what it maps, trees of arrays or None.
+      options: what is fixed when it is traced.
+    """
+    if not net.remat:
+        return body(net, *arrays, **options)
+    return nn.remat(lambda net, *arrays: body(net, *arrays, **options))(net, *arrays)
+
+
 def with_labels(latents: jax.Array, labels: jax.Array | None, classes: int, dtype: Dtype) -> jax.Array:
     """Latent vectors, and beside them a learned vector of each class, both [N, Z]; just the former for no classes."""
     if not classes:

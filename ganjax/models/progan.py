@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.models.parts import block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.equalised import EqualConv, EqualDense
 from ganjax.nn.layers import Dtype, Norm, minibatch_stddev, pixel_norm
@@ -32,6 +32,7 @@ class ProGANGenerator(nn.Module):
     spectral: int = 0
     classes: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -39,20 +40,27 @@ class ProGANGenerator(nn.Module):
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
         """latents: [N, Z] float32. Images are in [-1, 1] by training, lowest resolution first."""
-        act = lambda y: Norm(self.norm, train, self.axis_name, self.dtype)(nn.leaky_relu(y, 0.2))
         first = channels(self.resolution, BASE, self.width, self.max_width)
         x = pixel_norm(with_labels(latents, labels, self.classes, self.dtype))
         x = EqualDense(BASE * BASE * first, self.spectral, gain=ROOT2 / 4, dtype=self.dtype)(x)
-        x = act(x.reshape(x.shape[0], BASE, BASE, first))
+        x = self._act(x.reshape(x.shape[0], BASE, BASE, first), train)
         images = []
         for side in levels(self.resolution):
-            features = channels(self.resolution, side, self.width, self.max_width)
-            for resample in (UP, PLAIN) if side > BASE else (PLAIN,):
-                conv = EqualConv(features, 3, self.spectral, gain=ROOT2, resample=resample, dtype=self.dtype)
-                x = act(conv(x))
+            x = block(self, ProGANGenerator._level, x, side=side, train=train)
             if side in self.sides:
                 images.append(EqualConv(self.image_channels, 1, self.spectral, dtype=self.dtype)(x))
         return tuple(image.astype(jnp.float32) for image in images)
+
+    def _act(self, x: jax.Array, train: bool) -> jax.Array:
+        return Norm(self.norm, train, self.axis_name, self.dtype)(nn.leaky_relu(x, 0.2))
+
+    def _level(self, x: jax.Array, *, side: int, train: bool) -> jax.Array:
+        """Two convolutions, the first of which doubles the image; the coarsest level has one."""
+        features = channels(self.resolution, side, self.width, self.max_width)
+        for resample in (UP, PLAIN) if side > BASE else (PLAIN,):
+            conv = EqualConv(features, 3, self.spectral, gain=ROOT2, resample=resample, dtype=self.dtype)
+            x = self._act(conv(x), train)
+        return x
 
 
 class ProGANDiscriminator(nn.Module):
@@ -69,6 +77,7 @@ class ProGANDiscriminator(nn.Module):
     minibatch_stddev: bool = True
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -76,29 +85,28 @@ class ProGANDiscriminator(nn.Module):
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
         """images: [N, r, r, C·packing] each, float32. The last feature map is sown as `features`."""
-
-        def conv(x: jax.Array, features: int, size: int = 3) -> jax.Array:
-            y = EqualConv(features, size, self.spectral, gain=ROOT2, dtype=self.dtype)(x)
-            return nn.leaky_relu(y, 0.2)
-
-        def dense(features: int) -> EqualDense:
-            return EqualDense(features, self.spectral, dtype=self.dtype)
-
+        dense = lambda features: EqualDense(features, self.spectral, dtype=self.dtype)
         linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
-        x = conv(images[-1].astype(self.dtype), self._channels(self.resolution), 1)
+        x = self._conv(images[-1].astype(self.dtype), self._channels(self.resolution), 1)
         for side in reversed(levels(self.resolution)):
             if side in scales:
                 x = join(self.msg, x, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
                 x = minibatch_stddev(x)
-            x = conv(x, self._channels(side))
-            if side > BASE:
-                x = downsample(conv(x, self._channels(side // 2)))
+            x = block(self, ProGANDiscriminator._level, x, side=side)
         self.sow("intermediates", "features", x)
         hidden = EqualDense(self._channels(BASE), self.spectral, gain=ROOT2, dtype=self.dtype)
         x = nn.leaky_relu(hidden(x.reshape(x.shape[0], -1)), 0.2)
         return logits_of(self, x, labels, dense)
+
+    def _conv(self, x: jax.Array, features: int, size: int = 3) -> jax.Array:
+        return nn.leaky_relu(EqualConv(features, size, self.spectral, gain=ROOT2, dtype=self.dtype)(x), 0.2)
+
+    def _level(self, x: jax.Array, *, side: int) -> jax.Array:
+        """Two convolutions and the halving; the coarsest level has one."""
+        x = self._conv(x, self._channels(side))
+        return downsample(self._conv(x, self._channels(side // 2))) if side > BASE else x
 
     def _channels(self, side: int) -> int:
         return channels(self.resolution, side, self.width, self.max_width)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.models.parts import block, by_side, join, logits_of, with_labels
 from ganjax.nn.equalised import fir_down, fir_up
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
 
@@ -85,6 +85,7 @@ class R3GANGenerator(nn.Module):
     spectral: int = 0
     classes: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -110,10 +111,13 @@ class R3GANGenerator(nn.Module):
             if side > BASE:
                 x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, TAPS)
             for _ in range(self.depth):
-                x = Block(blocks, self.spectral, self.dtype)(x)
+                x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
                 images.append(linear(self.image_channels)(x).astype(jnp.float32))
         return tuple(images)
+
+    def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:
+        return Block(blocks, self.spectral, self.dtype)(x)
 
 
 class R3GANDiscriminator(nn.Module):
@@ -131,6 +135,7 @@ class R3GANDiscriminator(nn.Module):
     minibatch_stddev: bool = False
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -161,7 +166,7 @@ class R3GANDiscriminator(nn.Module):
             # The blocks keep their channels, so what was joined is mixed down to them first.
             x = linear(size(side))(joined) if joined.shape[-1] != size(side) else joined
             for _ in range(self.depth):
-                x = Block(blocks, self.spectral, self.dtype)(x)
+                x = block(self, R3GANDiscriminator._block, x, blocks=blocks)
             if side > BASE:
                 x = fir_down(x, TAPS)
                 x = linear(size(side // 2))(x) if x.shape[-1] != size(side // 2) else x
@@ -174,6 +179,9 @@ class R3GANDiscriminator(nn.Module):
         assert labels is not None
         rows = nn.Embed(self.classes, size(self.resolution), dtype=self.dtype)(labels)
         return jnp.sum(dense(size(self.resolution))(x) * rows, axis=-1).astype(jnp.float32)
+
+    def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:
+        return Block(blocks, self.spectral, self.dtype)(x)
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:

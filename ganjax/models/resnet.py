@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from ganjax.models.family import Family, Spec
-from ganjax.models.parts import by_side, join, logits_of
+from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
 from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
 from ganjax.nn.layers import (
@@ -68,6 +68,7 @@ class ResNetGenerator(nn.Module):
     classes: int = 0
     attention: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -82,7 +83,7 @@ class ResNetGenerator(nn.Module):
         several = len(self.sides) > 1
         images = [self._to_rgb(x, 1)] if several and side in self.sides else []
         for channels in features[1:]:
-            x = self._block(x, labels, channels, train)
+            x = block(self, ResNetGenerator._block, x, labels, channels=channels, train=train)
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, dtype=self.dtype)(x)
             if several and x.shape[1] in self.sides:
@@ -95,7 +96,7 @@ class ResNetGenerator(nn.Module):
     def _to_rgb(self, x: jax.Array, size: int) -> jax.Array:
         return Conv(self.image_channels, size, self.spectral, dtype=self.dtype)(x)
 
-    def _block(self, x: jax.Array, labels: jax.Array | None, channels: int, train: bool) -> jax.Array:
+    def _block(self, x: jax.Array, labels: jax.Array | None, *, channels: int, train: bool) -> jax.Array:
         """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1; doubling after the 1×1 is the same and cheaper."""
         y = nn.relu(self._norm(x, labels, train))
         y = Conv(channels, 3, self.spectral, resample=UP, dtype=self.dtype)(y)
@@ -127,6 +128,7 @@ class ResNetDiscriminator(nn.Module):
     minibatch_stddev: bool = False
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -147,7 +149,8 @@ class ResNetDiscriminator(nn.Module):
             last = i == len(table) - 1
             if self.minibatch_stddev and (last or (scales and i)):
                 x = minibatch_stddev(x)
-            x = self._block(x, min(self.width * times, self.max_width), train, halve=i < down, first=i == 0)
+            shape = {"channels": min(self.width * times, self.max_width), "halve": i < down, "first": i == 0}
+            x = block(self, ResNetDiscriminator._block, x, train=train, **shape)
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, dtype=self.dtype)(x)
             if i < down and x.shape[1] in scales:
@@ -165,7 +168,7 @@ class ResNetDiscriminator(nn.Module):
             features, size, self.spectral, resample=resample, kernel_init=self.kernel_init, dtype=self.dtype
         )
 
-    def _block(self, x: jax.Array, channels: int, train: bool, *, halve: bool, first: bool) -> jax.Array:
+    def _block(self, x: jax.Array, *, channels: int, train: bool, halve: bool, first: bool) -> jax.Array:
         """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
         y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         y = self._conv(channels, 3)(y)

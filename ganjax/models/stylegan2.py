@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import by_side, join, logits_of
+from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
 from ganjax.nn.layers import Dtype, minibatch_stddev, pixel_norm
 
@@ -139,6 +139,7 @@ class StyleGAN2Generator(nn.Module):
     spectral: int = 0
     classes: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @property
@@ -193,19 +194,35 @@ class StyleGAN2Generator(nn.Module):
 
     def _synthesis(self, styles: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
         """Styles → images; a level's RGB shares its style with the next level's first convolution."""
-        size = lambda side: channels(self.resolution, side, self.width, self.max_width)
-        constant = self.param("constant", nn.initializers.normal(1.0), (BASE, BASE, size(BASE)), jnp.float32)
+        size = channels(self.resolution, BASE, self.width, self.max_width)
+        constant = self.param("constant", nn.initializers.normal(1.0), (BASE, BASE, size), jnp.float32)
         x = jnp.broadcast_to(constant.astype(self.dtype)[None], (styles.shape[0], *constant.shape))
         images, image, layer = [], None, 0
         for side in levels(self.resolution):
-            for up in (True, False) if side > BASE else (False,):
-                x = StyledLayer(size(side), up, self.dtype)(x, styles[:, layer], fold_each(keys, layer))
-                layer += 1
-            rgb = ToRGB(self.image_channels, self.dtype)(x, styles[:, layer])
-            image = rgb if image is None else fir_up(image, SMOOTH) + rgb
+            shape = {"side": side, "layer": layer}
+            x, image = block(self, StyleGAN2Generator._level, x, image, styles, keys, **shape)
+            layer += 2 if side > BASE else 1
             if side in self.sides:
                 images.append(image.astype(jnp.float32))
         return tuple(images)
+
+    def _level(
+        self,
+        x: jax.Array,
+        image: jax.Array | None,
+        styles: jax.Array,
+        keys: jax.Array,
+        *,
+        side: int,
+        layer: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The features and the sum of images of a level, whose first layer is number `layer`, from those below."""
+        features = channels(self.resolution, side, self.width, self.max_width)
+        for up in (True, False) if side > BASE else (False,):
+            x = StyledLayer(features, up, self.dtype)(x, styles[:, layer], fold_each(keys, layer))
+            layer += 1
+        rgb = ToRGB(self.image_channels, self.dtype)(x, styles[:, layer])
+        return x, rgb if image is None else fir_up(image, SMOOTH) + rgb
 
 
 class StyleGAN2Discriminator(nn.Module):
@@ -222,6 +239,7 @@ class StyleGAN2Discriminator(nn.Module):
     minibatch_stddev: bool = True
     minibatch_discrimination: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -229,35 +247,36 @@ class StyleGAN2Discriminator(nn.Module):
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
         """images: [N, r, r, C·packing] each, float32. The last hidden layer is sown as `features`."""
-
-        def conv(x: jax.Array, features: int, size: int = 3, *, down: bool = False) -> jax.Array:
-            y = EqualConv(features, size, self.spectral, down=down, dtype=self.dtype)(x)
-            return nn.leaky_relu(y, 0.2) * ROOT2
-
-        def dense(features: int) -> EqualDense:
-            return EqualDense(features, self.spectral, dtype=self.dtype)
-
+        dense = lambda features: EqualDense(features, self.spectral, dtype=self.dtype)
         linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
-        size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         scales = by_side(images, self.msg, self.dtype)
-        x = conv(images[-1].astype(self.dtype), size(self.resolution), 1)
+        x = self._conv(images[-1].astype(self.dtype), self._channels(self.resolution), 1)
         for side in reversed(levels(self.resolution)):
             if side in scales:
                 x = join(self.msg, x, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
                 x = minibatch_stddev(x)
-            y = conv(x, size(side))
-            if side > BASE:
-                y = conv(y, size(side // 2), down=True)
-                skip = EqualConv(
-                    size(side // 2), 1, self.spectral, use_bias=False, down=True, dtype=self.dtype
-                )
-                x = (y + skip(x)) / ROOT2
-            else:
-                x = y
-        x = nn.leaky_relu(dense(size(BASE))(x.reshape(x.shape[0], -1)), 0.2) * ROOT2
+            x = block(self, StyleGAN2Discriminator._level, x, side=side)
+        x = nn.leaky_relu(dense(self._channels(BASE))(x.reshape(x.shape[0], -1)), 0.2) * ROOT2
         self.sow("intermediates", "features", x)
         return logits_of(self, x, labels, dense)
+
+    def _conv(self, x: jax.Array, features: int, size: int = 3, *, down: bool = False) -> jax.Array:
+        y = EqualConv(features, size, self.spectral, down=down, dtype=self.dtype)(x)
+        return nn.leaky_relu(y, 0.2) * ROOT2
+
+    def _level(self, x: jax.Array, *, side: int) -> jax.Array:
+        """Two convolutions beside a 1×1, halved; a single convolution on the coarsest level."""
+        y = self._conv(x, self._channels(side))
+        if side == BASE:
+            return y
+        features = self._channels(side // 2)
+        y = self._conv(y, features, down=True)
+        skip = EqualConv(features, 1, self.spectral, use_bias=False, down=True, dtype=self.dtype)
+        return (y + skip(x)) / ROOT2
+
+    def _channels(self, side: int) -> int:
+        return channels(self.resolution, side, self.width, self.max_width)
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:

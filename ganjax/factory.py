@@ -164,7 +164,7 @@ def loops_pay(config: ConfigDict) -> bool:
     """Whether updates are as fast in a loop as unrolled: XLA's convolutions on CPU are not, the native ones are."""
     if jax.default_backend() != "cpu" or config.model.name == "mlp":
         return True
-    return config.train.precision == "float32" and native.in_use()
+    return native.in_use()
 
 
 def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -> tuple[nn.Module, nn.Module]:

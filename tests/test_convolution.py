@@ -56,6 +56,10 @@ def assert_same(actual, expected, bound=ROUNDING):
     )
 
 
+def lowered(call, *arguments):
+    return jax.jit(call).lower(*arguments).as_text()
+
+
 @needs_native
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_native_convolutions_and_both_gradients_are_those_of_xla(shape):
@@ -106,6 +110,73 @@ def test_strided_and_spread_convolutions_are_those_by_xla(shape, call):
     actual = both()
     with native.portable():
         assert_same(actual, both())
+
+
+def derived(call, x, kernel):
+    """The result, and the gradients of the images and of the kernel, in float32."""
+    y, back = jax.vjp(call, x, kernel)
+    slope = draw(*y.shape).astype(jnp.bfloat16).astype(y.dtype)
+    return [a.astype(jnp.float32) for a in (y, *back(slope))]
+
+
+def halved(x, kernel):
+    return x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+
+def assert_rounded(call, x, kernel, bound):
+    """bfloat16 by the native kernels against XLA's float32 with the same rounded images and kernel."""
+    x, kernel = halved(x, kernel)
+    text = lowered(lambda x, kernel: derived(call, x, kernel), x, kernel)
+    assert text.count("_half") == 3 and "convolution(" not in text
+    with native.portable():
+        expected = derived(call, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    assert_same(derived(call, x, kernel), expected, bound)
+
+
+@needs_native
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bfloat16_is_added_up_in_float32(shape):
+    n, h, w, inputs, outputs, size, padding = shape
+    call = lambda x, kernel: convolution.convolve(x, kernel, padding)
+    assert_rounded(call, draw(n, h, w, inputs), draw(*size, inputs, outputs), 2**-8)
+
+
+@needs_native
+@pytest.mark.parametrize("shape", RESAMPLED, ids=str)
+@pytest.mark.parametrize("mode", ["up", "down", "spread", "strided"])
+def test_bfloat16_with_resampling_rounds_the_kernel_once_more(shape, mode):
+    n, h, w, inputs, outputs = shape
+    call = {"spread": convolve_up, "strided": convolve_down}.get(mode)
+    call = call or (lambda x, kernel: convolution.convolve(x, kernel, resample=mode))
+    assert_rounded(call, draw(n, h, w, inputs), draw(3, 3, inputs, outputs), 2**-6)
+
+
+@needs_native
+def test_nan_and_infinity_stay_what_they_are_in_bfloat16():
+    x, kernel = halved(draw(1, 4, 4, 3), jnp.ones((1, 1, 3, 20)))
+    y = convolution.convolve(x.at[0, 1, 2, 0].set(jnp.nan).at[0, 3, 0, 1].set(jnp.inf), kernel)
+    assert bool(jnp.isnan(y[0, 1, 2]).all()) and bool((y[0, 3, 0] == jnp.inf).all())
+    assert np.isfinite(np.asarray(y[0, 0], np.float32)).all()
+
+
+@needs_native
+@pytest.mark.slow
+def test_bfloat16_where_the_processor_has_no_instructions_for_it(tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo old && exit\nexec c++ "$@" -mno-avx512bf16\n'
+    )
+    compiler.chmod(0o755)
+    own = "bfloat16 and not no_instructions"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", own],
+        env={**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert len(list((tmp_path / "ganjax" / "native").iterdir())) == 1
+    assert "skipped" not in done.stdout
 
 
 def same_resampled(mode):
@@ -195,8 +266,11 @@ import numpy as np, jax, jax.numpy as jnp, hashlib
 from ganjax.nn import convolution
 r = np.random.default_rng(0)
 x, k = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((9, 16, 16, 20), (3, 3, 20, 35)))
-y, back = jax.vjp(convolution.convolve, x, k)
-print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *back(jnp.cos(y))))).hexdigest())
+bits = b""
+for precision in (jnp.float32, jnp.bfloat16):
+    y, back = jax.vjp(convolution.convolve, x.astype(precision), k.astype(precision))
+    bits += b"".join(np.asarray(a).tobytes() for a in (y, *back(jnp.cos(y))))
+print(hashlib.sha256(bits).hexdigest())
 """
     digests = {
         subprocess.run(
@@ -211,17 +285,13 @@ print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *back(jnp.cos
     assert len(digests.pop()) == 65
 
 
-def lowered(call, *arguments):
-    return jax.jit(call).lower(*arguments).as_text()
-
-
 @needs_native
 def test_what_leaves_the_machine_and_what_does_not_fit_is_xlas():
     x, kernel = draw(1, 8, 8, 4), draw(3, 3, 4, 5)
     assert "ganjax_forward" in lowered(lambda x, k: convolution.convolve(x, k), x, kernel)
     for call, arguments in [
         (lambda x, k: xla(x, k, "SAME"), (x, kernel)),
-        (lambda x, k: convolution.convolve(x, k), (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))),
+        (lambda x, k: convolution.convolve(x, k), (x.astype(jnp.float16), kernel.astype(jnp.float16))),
         (lambda x, k: convolution.convolve(x, k, ((-1, 1), (1, 1))), (x, kernel)),
         (
             nn.Conv(

@@ -3,7 +3,8 @@
 A 3×3 convolution may be joined with what comes before or after it: with `UP` every pixel is doubled first, with `DOWN`
 2×2 pixels are averaged afterwards. On CPU the two become one convolution with 16 products a small pixel, not 36.
 
-The native ones are two bilinear primitives, closed under differentiation of any order and kind:
+The native ones, for float32 and bfloat16, are two bilinear primitives, closed under differentiation of any order and
+kind:
 
 * `forward`: images [N, H, W, I] and kernel [kh, kw, I, O] → [N, H', W', O]; with `flip` the kernel is read in
   reverse and its channels exchanged, which makes it the gradient with respect to the images;
@@ -29,6 +30,7 @@ from ganjax.nn import native
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
 PLAIN, UP, DOWN, STRIDED, SPREAD = "plain", "up", "down", "strided", "spread"
+NATIVE_SUFFIX = {np.dtype(jnp.float32): "", np.dtype(jnp.bfloat16): "_half"}  # of the kernels for a type
 MODES = {PLAIN: 0, UP: 1, DOWN: 2, STRIDED: 3, SPREAD: 4}  # as convolution.cc numbers them
 
 
@@ -62,8 +64,8 @@ def convolve(
 
 
 def native_fits(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the primitives below may be used for these here: float32, on CPU, and compiled."""
-    return x.dtype == kernel.dtype == np.float32 and native.in_use()
+    """Whether the primitives below may be used for these here: of one type that they know, on CPU, and compiled."""
+    return x.dtype == kernel.dtype and x.dtype in NATIVE_SUFFIX and native.in_use()
 
 
 def smooth(x: jax.Array, before: int) -> jax.Array:
@@ -76,8 +78,8 @@ def smooth(x: jax.Array, before: int) -> jax.Array:
     Returns:
       [N, H, W, C].
     """
-    if x.dtype == np.float32 and native.in_use():
-        return smooth_p.bind(x, before=before)
+    if x.dtype in NATIVE_SUFFIX and native.in_use():
+        return smooth_p.bind(x.astype(np.float32), before=before).astype(x.dtype)
     return _xla_smooth(x, before=before)
 
 
@@ -147,12 +149,12 @@ def conv_general_dilated(
 
 
 def forward(x: jax.Array, kernel: jax.Array, padding: Padding, *, flip: bool, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above; float32. In a `mode` but PLAIN a 3×3 kernel and one zero at each side."""
+    """The primitive, see above. In a `mode` but PLAIN a 3×3 kernel and one zero at each side."""
     return forward_p.bind(x, kernel, padding=padding, flip=flip, mode=mode)
 
 
 def kernel_gradient(x: jax.Array, slope: jax.Array, padding: Padding, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above; float32. The kernel's size follows from the shapes; `mode` PLAIN, DOWN or STRIDED."""
+    """The primitive, see above. The kernel's size follows from the shapes; `mode` PLAIN, DOWN or STRIDED."""
     return kernel_gradient_p.bind(x, slope, padding=padding, mode=mode)
 
 
@@ -229,7 +231,8 @@ def _primitive(
     """A primitive with parameters `static` that calls the native `name` on CPU and is what `xla` says elsewhere."""
 
     def on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
-        return jax.ffi.ffi_lowering(name)(ctx, *operands, **attributes(**parameters))
+        kernel = name + NATIVE_SUFFIX[ctx.avals_in[0].dtype]
+        return jax.ffi.ffi_lowering(kernel)(ctx, *operands, **attributes(**parameters))
 
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))

@@ -30,7 +30,9 @@ from ganjax import machine
 SOURCE = Path(__file__).with_name("convolution.cc")
 TARGETS = {
     "ganjax_forward": "GanjaxForward",
+    "ganjax_forward_half": "GanjaxForwardHalf",
     "ganjax_kernel_gradient": "GanjaxKernelGradient",
+    "ganjax_kernel_gradient_half": "GanjaxKernelGradientHalf",
     "ganjax_smooth": "GanjaxSmooth",
 }
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-w")

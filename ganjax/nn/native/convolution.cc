@@ -1,10 +1,14 @@
-// Convolutions in float32 for XLA on CPU: forward (and with it the gradient of the images) and the gradient of the
-// kernel. Images are NHWC, kernels HWIO, everything row-major. `ganjax/nn/convolution.py` says what the modes are.
+// Convolutions in float32 and bfloat16 for XLA on CPU: forward (and with it the gradient of the images) and the gradient
+// of the kernel. Images are NHWC, kernels HWIO, everything row-major. `ganjax/nn/convolution.py` says what the modes are.
 //
 // Both work on blocks of rows that are copied with their zero padding into a buffer that fits the second-level cache.
 // There the taps of one line of a kernel, for all input channels, are neighbours in memory, so that a tile of outputs
 // is a plain matrix product held in registers: `P` pixels by `B` vectors of output channels forward, `T` inputs by `B`
 // vectors of output channels for the kernel's gradient. Every sum runs in the same order whatever the number of threads.
+//
+// bfloat16 is added up in float32. Where the processor has AVX-512 BF16, an instruction multiplies and adds two
+// neighbours at once, so that the buffers hold pairs: of inputs forward, of pixels for the kernel's gradient. Elsewhere,
+// and for few output channels, the buffers hold floats.
 
 #include <algorithm>
 #include <atomic>
@@ -14,7 +18,12 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #include "xla/ffi/api/ffi.h"
 
@@ -42,13 +51,100 @@ constexpr int64_t PIXELS = 256;             // of a block, where there are as ma
 constexpr int64_t GROUPS = 4;               // sums of a kernel's gradient that are made apart
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * V), aligned(4), may_alias));
+typedef uint16_t halves __attribute__((vector_size(2 * V), aligned(2), may_alias));
+
+struct Half { uint16_t bits; };        // a bfloat16: the upper half of a float
+struct Pair { uint16_t first, second; };  // two of them, which an instruction takes at once
 
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
-inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
-inline vec load_part(const float* p, int lanes) {
+inline vec load(const Pair* p) { return *reinterpret_cast<const vec*>(p); }
+inline vec widened(halves h) { return reinterpret_cast<vec>(__builtin_convertvector(h, words) << 16); }
+inline vec load(const Half* p) { return widened(*reinterpret_cast<const halves*>(p)); }
+template <typename T>
+inline vec load_part(const T* p, int lanes) {
   vec v = {};
-  std::memcpy(&v, p, lanes * sizeof(float));
+  std::memcpy(&v, p, lanes * sizeof(T));
   return v;
+}
+template <>
+inline vec load_part<Half>(const Half* p, int lanes) {
+  halves h = {};
+  std::memcpy(&h, p, lanes * sizeof(Half));
+  return widened(h);
+}
+
+// To the nearest bfloat16, in a tie to the even one; NaN stays NaN.
+inline halves rounded(vec v) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#else
+  words bits = reinterpret_cast<words>(v);
+  words up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? up : words{} + 0x7fc0, halves);
+#endif
+}
+inline uint16_t rounded(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return value == value ? static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
+}
+inline float widened(Half h) {
+  uint32_t bits = static_cast<uint32_t>(h.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline void put(float* to, float value) { *to = value; }
+inline void put(Half* to, float value) { to->bits = rounded(value); }
+
+inline void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
+inline void copy(const Half* from, int64_t count, Half* to) { std::memcpy(to, from, count * sizeof(Half)); }
+inline void copy(const Half* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = widened(from[i]);
+}
+inline void copy(const float* from, int64_t count, Half* to) {
+  for (int64_t i = 0; i < count; ++i) to[i].bits = rounded(from[i]);
+}
+
+// The first `lanes` of W vectors.
+template <int W>
+inline void store(float* to, const vec (&v)[W], int lanes) {
+  if (lanes == W * V) {
+    for (int b = 0; b < W; ++b) *reinterpret_cast<vec*>(to + b * V) = v[b];
+  } else {
+    std::memcpy(to, &v, lanes * sizeof(float));
+  }
+}
+template <int W>
+inline void store(Half* to, const vec (&v)[W], int lanes) {
+  halves h[W];
+  for (int b = 0; b < W; ++b) h[b] = rounded(v[b]);
+  if (lanes == W * V) {
+    for (int b = 0; b < W; ++b) *reinterpret_cast<halves*>(to + b * V) = h[b];
+  } else {
+    std::memcpy(to, &h, lanes * sizeof(Half));
+  }
+}
+
+// sum + first · first + second · second, lane by lane; `one` is the same pair for all lanes.
+#if defined(__AVX512BF16__)
+constexpr bool PAIRS = true;
+inline vec add_pairs(vec sum, Pair one, vec pairs) {
+  int bits;
+  std::memcpy(&bits, &one, sizeof bits);
+  const __m512i all = _mm512_set1_epi32(bits);
+  return reinterpret_cast<vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(all),
+                                                reinterpret_cast<__m512bh>(pairs)));
+}
+#else
+constexpr bool PAIRS = false;
+inline vec add_pairs(vec sum, Pair, vec) { return sum; }  // nothing calls it
+#endif
+inline Pair pair_at(const Half* p) {
+  Pair pair;
+  std::memcpy(&pair, p, sizeof pair);
+  return pair;
 }
 
 // Runs `work(i)` for i below `count`, here and on the threads of XLA's pool that are free. A caller never waits for a
@@ -129,74 +225,80 @@ struct Blocks {
   }
 };
 
-float* buffer(std::vector<float>& own, int64_t size) {
+template <typename T>
+T* buffer(std::vector<T>& own, int64_t size) {
   if (static_cast<int64_t>(own.size()) < size) own.resize(size);
   return own.data();
 }
 
 // The rows that `rs` rows of the result from `row` on read, with zeros around.
-void pad(const Shape& s, const float* image, int64_t row, int64_t rs, float* to) {
+template <typename E, typename X>
+void pad(const Shape& s, const E* image, int64_t row, int64_t rs, X* to) {
   int64_t width = s.line() / s.in;
   int64_t from = std::max<int64_t>(0, -s.left), before = std::max<int64_t>(0, s.left);
   int64_t kept = std::max<int64_t>(0, std::min(s.w - from, width - before));
   for (int64_t r = 0; r < s.lines(rs); ++r, to += s.line()) {
     int64_t y = row * s.stride + r - s.top;
     if (y < 0 || y >= s.h) {
-      std::fill(to, to + s.line(), 0.0f);
+      std::fill(to, to + s.line(), X{});
       continue;
     }
-    std::fill(to, to + before * s.in, 0.0f);
-    std::memcpy(to + before * s.in, image + (y * s.w + from) * s.in, kept * s.in * sizeof(float));
-    std::fill(to + (before + kept) * s.in, to + s.line(), 0.0f);
+    std::fill(to, to + before * s.in, X{});
+    copy(image + (y * s.w + from) * s.in, kept * s.in, to + before * s.in);
+    std::fill(to + (before + kept) * s.in, to + s.line(), X{});
   }
 }
 
-// R rows of P neighbouring pixels by W vectors of outputs. `w` is packed as [kh, kw · in, W · V]; `lanes` are the outputs
-// there are.
-template <int R, int P, int W>
-__attribute__((always_inline)) inline void forward_tile(const Shape& s, const float* x, const float* w, float* y, int lanes) {
+// Weights as the buffers want them: for floats one of each input, for halves those of two neighbouring inputs.
+template <typename X>
+using Weight = std::conditional_t<std::is_same_v<X, Half>, Pair, float>;
+template <typename X>
+constexpr int64_t AT_ONCE = std::is_same_v<X, Half> ? 2 : 1;
+
+// R rows of P neighbouring pixels by W vectors of outputs. `w` is packed as [kh, kw · in / AT_ONCE, W · V]; `lanes` are the
+// outputs there are. The last pair of an odd number of inputs reads one input too many, whose weight is 0.
+template <int R, int P, int W, typename X, typename E>
+__attribute__((always_inline)) inline void forward_tile(const Shape& s, const X* x, const Weight<X>* w, E* y, int lanes) {
   vec sum[R][P][W] = {};
   const int64_t length = s.kw * s.in, stride = s.pixel_step(), step = s.row_step();
   for (int64_t a = 0; a < s.kh; ++a) {
-    const float* line = x + a * s.line();
-    for (int64_t k = 0; k < length; ++k, w += W * V) {
+    const X* line = x + a * s.line();
+    for (int64_t k = 0; k < length; k += AT_ONCE<X>, w += W * V) {
       vec weights[W];
       for (int b = 0; b < W; ++b) weights[b] = load(w + b * V);
       for (int r = 0; r < R; ++r) {
         for (int p = 0; p < P; ++p) {
-          float value = line[r * step + p * stride + k];
-          for (int b = 0; b < W; ++b) sum[r][p][b] += value * weights[b];
+          const X* at = line + r * step + p * stride + k;
+          for (int b = 0; b < W; ++b) {
+            if constexpr (std::is_same_v<X, Half>) {
+              sum[r][p][b] = add_pairs(sum[r][p][b], pair_at(at), weights[b]);
+            } else {
+              sum[r][p][b] += *at * weights[b];
+            }
+          }
         }
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) {
-      float* to = y + r * s.out_row + p * s.out_pixel;
-      if (lanes == W * V) {
-        for (int b = 0; b < W; ++b) store(to + b * V, sum[r][p][b]);
-      } else {
-        std::memcpy(to, &sum[r][p], lanes * sizeof(float));
-      }
-    }
-  }
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) store<W>(y + r * s.out_row + p * s.out_pixel, sum[r][p], lanes);
 }
 
-template <int R, int P, int W>
-__attribute__((noinline)) int64_t forward_full(const Shape& s, int64_t from, const float* x, const float* w, float* y, int lanes) {
+template <int R, int P, int W, typename X, typename E>
+__attribute__((noinline)) int64_t forward_full(const Shape& s, int64_t from, const X* x, const Weight<X>* w, E* y, int lanes) {
   for (; from + P <= s.columns; from += P) forward_tile<R, P, W>(s, x + from * s.pixel_step(), w, y + from * s.out_pixel, lanes);
   return from;
 }
 
 // `rs` rows of the result, W vectors of its channels.
-template <int P, int W>
-void forward_rows(const Shape& s, int64_t rs, const float* x, const float* w, float* y, int lanes) {
+template <int P, int W, typename X, typename E>
+void forward_rows(const Shape& s, int64_t rs, const X* x, const Weight<X>* w, E* y, int lanes) {
   int64_t r = 0;
   if (s.columns == 4)  // a tile of one such row has too few sums to keep the processor busy
     for (; r + 2 <= rs; r += 2) forward_full<2, 4, W>(s, 0, x + r * s.row_step(), w, y + r * s.out_row, lanes);
   for (; r < rs; ++r) {
-    const float* line = x + r * s.row_step();
-    float* to = y + r * s.out_row;
+    const X* line = x + r * s.row_step();
+    E* to = y + r * s.out_row;
     int64_t from = 0;
     // A width that P does not divide is cheaper in tiles of 8 if they divide it.
     if (s.columns % P == 0 || s.columns % 8) from = forward_full<1, P, W>(s, from, line, w, to, lanes);
@@ -213,8 +315,8 @@ inline float total(vec v) {
 }
 
 // For results of few channels: P neighbouring pixels by O outputs, vectors along the inputs. `w` is [kh, O, kw · in].
-template <int P, int O>
-__attribute__((noinline)) int64_t dot_full(const Shape& s, int64_t from, const float* x, const float* w, float* y) {
+template <int P, int O, typename E>
+__attribute__((noinline)) int64_t dot_full(const Shape& s, int64_t from, const float* x, const float* w, E* y) {
   const int64_t length = s.kw * s.in;
   for (; from + P <= s.columns; from += P) {
     vec sum[P][O] = {};
@@ -230,17 +332,17 @@ __attribute__((noinline)) int64_t dot_full(const Shape& s, int64_t from, const f
         }
       };
       int64_t k = 0;
-      for (; k + V <= length; k += V) add(k, load);
+      for (; k + V <= length; k += V) add(k, [](const float* p) { return load(p); });
       if (k < length) add(k, [&](const float* p) { return load_part(p, static_cast<int>(length - k)); });
     }
     for (int p = 0; p < P; ++p)
-      for (int o = 0; o < O; ++o) y[(from + p) * s.out_pixel + o] = total(sum[p][o]);
+      for (int o = 0; o < O; ++o) put(y + (from + p) * s.out_pixel + o, total(sum[p][o]));
   }
   return from;
 }
 
-template <int O>
-void dot_rows(const Shape& s, int64_t rs, const float* x, const float* w, float* y) {
+template <int O, typename E>
+void dot_rows(const Shape& s, int64_t rs, const float* x, const float* w, E* y) {
   for (int64_t r = 0; r < rs; ++r) {
     int64_t from = dot_full<4, O>(s, 0, x + r * s.row_step(), w, y + r * s.out_row);
     dot_full<1, O>(s, from, x + r * s.row_step(), w, y + r * s.out_row);
@@ -249,67 +351,84 @@ void dot_rows(const Shape& s, int64_t rs, const float* x, const float* w, float*
 
 bool few_outputs(const Shape& s) { return s.out <= FEW && s.kw * s.in >= 2 * V; }
 
-// [kh, kw, in, out] in slices of B vectors of outputs, the last filled with zeros. Flipped, the kernel is read with its
-// places in reverse and its channels exchanged.
-void pack(const Shape& s, const float* w, bool flip, float* to) {
-  int64_t taps = s.kh * s.kw;
-  if (few_outputs(s)) {  // [kh, out, kw, in]
-    for (int64_t a = 0; a < s.kh; ++a)
-      for (int64_t o = 0; o < s.out; ++o)
-        for (int64_t t = a * s.kw; t < (a + 1) * s.kw; ++t)
-          for (int64_t i = 0; i < s.in; ++i)
-            *to++ = flip ? w[((taps - 1 - t) * s.out + o) * s.in + i] : w[(t * s.in + i) * s.out + o];
-    return;
+// [kh, kw, in, out] in slices of B vectors of outputs, the last filled with zeros, by lines [kw · in] of which neighbours
+// may be pairs. Flipped, the kernel is read with its places in reverse and its channels exchanged.
+template <typename X>
+void pack(const Shape& s, const float* w, bool flip, Weight<X>* to) {
+  const int64_t taps = s.kh * s.kw, length = s.kw * s.in;
+  if constexpr (std::is_same_v<X, float>) {
+    if (few_outputs(s)) {  // [kh, out, kw, in]
+      for (int64_t a = 0; a < s.kh; ++a)
+        for (int64_t o = 0; o < s.out; ++o)
+          for (int64_t t = a * s.kw; t < (a + 1) * s.kw; ++t)
+            for (int64_t i = 0; i < s.in; ++i)
+              *to++ = flip ? w[((taps - 1 - t) * s.out + o) * s.in + i] : w[(t * s.in + i) * s.out + o];
+      return;
+    }
   }
+  const int64_t step = flip ? s.in : 1;  // from one output to the next
   for (int64_t o = 0; o < s.out;) {
-    int64_t slice = s.out - o > V ? B * V : V, kept = std::min(slice, s.out - o);
-    for (int64_t t = 0; t < taps; ++t) {
-      for (int64_t i = 0; i < s.in; ++i, to += slice) {
-        if (flip) {
-          const float* from = w + ((taps - 1 - t) * s.out + o) * s.in + i;
-          for (int64_t j = 0; j < kept; ++j) to[j] = from[j * s.in];
+    const int64_t slice = s.out - o > V ? B * V : V, kept = std::min(slice, s.out - o);
+    auto at = [&](int64_t a, int64_t k) {
+      int64_t t = a * s.kw + k / s.in, i = k % s.in;
+      return flip ? w + ((taps - 1 - t) * s.out + o) * s.in + i : w + (t * s.in + i) * s.out + o;
+    };
+    for (int64_t a = 0; a < s.kh; ++a) {
+      for (int64_t k = 0; k < length; k += AT_ONCE<X>, to += slice) {
+        const float* from = at(a, k);
+        if constexpr (std::is_same_v<X, Half>) {
+          const float* next = k + 1 < length ? at(a, k + 1) : nullptr;
+          for (int64_t j = 0; j < kept; ++j)
+            to[j] = {rounded(from[j * step]), next ? rounded(next[j * step]) : uint16_t{0}};
+        } else if (flip) {
+          for (int64_t j = 0; j < kept; ++j) to[j] = from[j * step];
         } else {
-          std::memcpy(to, w + (t * s.in + i) * s.out + o, kept * sizeof(float));
+          std::memcpy(to, from, kept * sizeof(float));
         }
-        std::fill(to + kept, to + slice, 0.0f);
+        std::fill(to + kept, to + slice, Weight<X>{});
       }
     }
     o += slice;
   }
 }
 
-void forward(const Shape& s, ffi::ThreadPool& pool, const float* x, const float* w, bool flip, float* y) {
-  thread_local std::vector<float> packing;
-  int64_t depth = s.kh * s.kw * s.in;
-  float* packed = buffer(packing, depth * ((s.out + V - 1) / V + 1) * V);
-  pack(s, w, flip, packed);
+// E: of images and result; X: of the buffers.
+template <typename X, typename E>
+void forward_by(const Shape& s, ffi::ThreadPool& pool, const E* x, const float* w, bool flip, E* y) {
+  thread_local std::vector<Weight<X>> packing;
+  const int64_t depth = s.kh * ((s.kw * s.in + AT_ONCE<X> - 1) / AT_ONCE<X>);
+  Weight<X>* packed = buffer(packing, depth * ((s.out + V - 1) / V + 1) * V);
+  pack<X>(s, w, flip, packed);
   Blocks blocks(s, s.n);
   Tasks::run(pool, blocks.count, [&](int64_t i) {
-    thread_local std::vector<float> padding;
+    thread_local std::vector<X> padding;
     int64_t n, ns, row, rs;
     blocks.at(s, i, 0, s.n, n, ns, row, rs);
     int64_t size = s.lines(rs) * s.line();
-    float* padded = buffer(padding, ns * size);
+    X* padded = buffer(padding, ns * size + 1);
+    padded[ns * size] = X{};  // which the last pair may read
     for (int64_t m = 0; m < ns; ++m) pad(s, x + (n + m) * s.h * s.w * s.in, row, rs, padded + m * size);
     auto each = [&](auto rows) {
       for (int64_t m = 0; m < ns; ++m) rows(padded + m * size, y + (n + m) * s.out_image + row * s.out_row);
     };
-    if (few_outputs(s)) {
-      each([&](const float* from, float* to) {
-        switch (s.out) {
-          case 1: return dot_rows<1>(s, rs, from, packed, to);
-          case 2: return dot_rows<2>(s, rs, from, packed, to);
-          case 3: return dot_rows<3>(s, rs, from, packed, to);
-          case 4: return dot_rows<4>(s, rs, from, packed, to);
-        }
-      });
-      return;
+    if constexpr (std::is_same_v<X, float>) {
+      if (few_outputs(s)) {
+        each([&](const float* from, E* to) {
+          switch (s.out) {
+            case 1: return dot_rows<1>(s, rs, from, packed, to);
+            case 2: return dot_rows<2>(s, rs, from, packed, to);
+            case 3: return dot_rows<3>(s, rs, from, packed, to);
+            case 4: return dot_rows<4>(s, rs, from, packed, to);
+          }
+        });
+        return;
+      }
     }
-    const float* weights = packed;
+    const Weight<X>* weights = packed;
     for (int64_t o = 0; o < s.out;) {
       int64_t slice = s.out - o > V ? B * V : V;
       int lanes = static_cast<int>(std::min(slice, s.out - o));
-      each([&](const float* from, float* to) {
+      each([&](const X* from, E* to) {
         if (slice > V) {
           forward_rows<WIDE, B>(s, rs, from, weights, to + o, lanes);
         } else {
@@ -322,45 +441,60 @@ void forward(const Shape& s, ffi::ThreadPool& pool, const float* x, const float*
   });
 }
 
+template <typename E>
+void forward(const Shape& s, ffi::ThreadPool& pool, const E* x, const float* w, bool flip, E* y) {
+  if constexpr (PAIRS && std::is_same_v<E, Half>) {
+    if (!few_outputs(s)) return forward_by<Half>(s, pool, x, w, flip, y);
+  }
+  forward_by<float>(s, pool, x, w, flip, y);
+}
+
 // What a tile of the kernel's gradient sums over: `ns` images of `rs` rows, of padded inputs and of slopes.
 struct Span {
   int64_t ns, rs;
-  int64_t inputs, slopes;  // floats from one image to the next
+  int64_t inputs, slopes;  // values from one image to the next
 };
 
-// Adds to T lines of the kernel's gradient, W vectors of outputs each: Σ over the pixels, x times slope.
-template <int T, int W, bool PART>
-__attribute__((noinline)) void kernel_tile(const Shape& s, const Span& span, const float* x, const float* slope, float* sum, int lanes) {
+// Pixels that an input and a slope of these types are of.
+template <typename X>
+constexpr int64_t PIXELS_AT_ONCE = std::is_same_v<X, Pair> ? 2 : 1;
+
+// Adds to T lines of the kernel's gradient, W vectors of outputs each: Σ over the pixels, x times slope. X and G are float
+// and float or Half, or both pairs of neighbouring pixels.
+template <int T, int W, bool PART, typename X, typename G>
+__attribute__((noinline)) void kernel_tile(const Shape& s, const Span& span, const X* x, const G* slope, float* sum, int lanes) {
   vec total[T][W];
-  auto get = [&](const float* p, int b) {
+  auto get = [&](const auto* p, int b) {
     return PART && b == W - 1 ? load_part(p + b * V, lanes - (W - 1) * V) : load(p + b * V);
   };
+  const int64_t groups = (s.columns + PIXELS_AT_ONCE<X> - 1) / PIXELS_AT_ONCE<X>;
   for (int t = 0; t < T; ++t)
     for (int b = 0; b < W; ++b) total[t][b] = get(sum + t * s.out, b);
   for (int64_t m = 0; m < span.ns; ++m) {
     for (int64_t r = 0; r < span.rs; ++r) {
-      const float* line = x + m * span.inputs + r * s.row_step();
-      const float* above = slope + m * span.slopes + r * s.columns * s.out;
-      for (int64_t c = 0; c < s.columns; ++c, line += s.pixel_step(), above += s.out) {
+      const X* line = x + m * span.inputs + r * s.row_step();
+      const G* above = slope + m * span.slopes + r * groups * s.out;
+      for (int64_t c = 0; c < groups; ++c, line += PIXELS_AT_ONCE<X> * s.pixel_step(), above += s.out) {
         vec outputs[W];
         for (int b = 0; b < W; ++b) outputs[b] = get(above, b);
-        for (int t = 0; t < T; ++t)
-          for (int b = 0; b < W; ++b) total[t][b] += line[t] * outputs[b];
+        for (int t = 0; t < T; ++t) {
+          for (int b = 0; b < W; ++b) {
+            if constexpr (std::is_same_v<X, Pair>) {
+              total[t][b] = add_pairs(total[t][b], line[t], outputs[b]);
+            } else {
+              total[t][b] += line[t] * outputs[b];
+            }
+          }
+        }
       }
     }
   }
-  for (int t = 0; t < T; ++t) {
-    if (PART) {
-      std::memcpy(sum + t * s.out, &total[t], lanes * sizeof(float));
-    } else {
-      for (int b = 0; b < W; ++b) store(sum + t * s.out + b * V, total[t][b]);
-    }
-  }
+  for (int t = 0; t < T; ++t) store<W>(sum + t * s.out, total[t], PART ? lanes : W * V);
 }
 
 // All lines of the gradient that one line of the kernel has, W vectors of outputs.
-template <int T, int W, bool PART>
-void kernel_lines(const Shape& s, const Span& span, const float* x, const float* slope, float* sum, int lanes) {
+template <int T, int W, bool PART, typename X, typename G>
+void kernel_lines(const Shape& s, const Span& span, const X* x, const G* slope, float* sum, int lanes) {
   const int64_t length = s.kw * s.in;
   int64_t j = 0;
   for (; j + T <= length; j += T) kernel_tile<T, W, PART>(s, span, x + j, slope, sum + j * s.out, lanes);
@@ -369,8 +503,8 @@ void kernel_lines(const Shape& s, const Span& span, const float* x, const float*
   for (; j < length; ++j) kernel_tile<1, W, PART>(s, span, x + j, slope, sum + j * s.out, lanes);
 }
 
-template <int T, int W>
-void kernel_slice(const Shape& s, const Span& span, const float* x, const float* slope, float* sum, int lanes) {
+template <int T, int W, typename X, typename G>
+void kernel_slice(const Shape& s, const Span& span, const X* x, const G* slope, float* sum, int lanes) {
   if (lanes == W * V) {
     kernel_lines<T, W, false>(s, span, x, slope, sum, lanes);
   } else {
@@ -379,8 +513,8 @@ void kernel_slice(const Shape& s, const Span& span, const float* x, const float*
 }
 
 // For O outputs in all, vectors along the inputs: all lines of the gradient that one line of the kernel has.
-template <int O>
-void kernel_few(const Shape& s, const Span& span, const float* x, const float* slope, float* sum) {
+template <int O, typename G>
+void kernel_few(const Shape& s, const Span& span, const float* x, const G* slope, float* sum) {
   const int64_t length = s.kw * s.in;
   for (int64_t j = 0; j < length; j += 4 * V) {
     const int64_t kept = std::min<int64_t>(4 * V, length - j);
@@ -389,11 +523,13 @@ void kernel_few(const Shape& s, const Span& span, const float* x, const float* s
       for (int64_t m = 0; m < span.ns; ++m) {
         for (int64_t r = 0; r < span.rs; ++r) {
           const float* line = x + m * span.inputs + r * s.row_step() + j;
-          const float* above = slope + m * span.slopes + r * s.columns * O;
+          const G* above = slope + m * span.slopes + r * s.columns * O;
           for (int64_t c = 0; c < s.columns; ++c, line += s.pixel_step(), above += O) {
+            float outputs[O];
+            copy(above, O, outputs);
             for (int b = 0; b < 4; ++b) {
               vec inputs = get(line, b);
-              for (int o = 0; o < O; ++o) total[o][b] += above[o] * inputs;
+              for (int o = 0; o < O; ++o) total[o][b] += outputs[o] * inputs;
             }
           }
         }
@@ -412,12 +548,66 @@ void kernel_few(const Shape& s, const Span& span, const float* x, const float* s
   }
 }
 
-void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const float* x, const float* slope, float* result) {
+// Padded rows as pairs of what neighbouring pixels of the result read: an input, and that of the next pixel.
+template <typename E>
+void pair_inputs(const Shape& s, const E* image, int64_t row, int64_t rs, Pair* to) {
+  thread_local std::vector<Half> padding;
+  const int64_t lines = s.lines(rs), length = s.line(), next = s.pixel_step();
+  Half* padded = buffer(padding, lines * length);
+  pad(s, image, row, rs, padded);
+  for (int64_t r = 0; r < lines; ++r, padded += length, to += length) {
+    const int64_t paired = std::max<int64_t>(0, length - next);
+    for (int64_t j = 0; j < paired; ++j) to[j] = {padded[j].bits, padded[j + next].bits};
+    for (int64_t j = paired; j < length; ++j) to[j] = {padded[j].bits, 0};
+  }
+}
+
+// [lines, columns, out] as pairs of neighbouring pixels; after an odd number of them comes a 0.
+inline void pair_slopes(const Shape& s, const Half* slope, int64_t lines, Pair* to) {
+  for (int64_t r = 0; r < lines; ++r, slope += s.columns * s.out) {
+    for (int64_t c = 0; c < s.columns; c += 2, to += s.out) {
+      const Half *one = slope + c * s.out, *other = one + s.out;
+      if (c + 1 < s.columns) {
+        for (int64_t o = 0; o < s.out; ++o) to[o] = {one[o].bits, other[o].bits};
+      } else {
+        for (int64_t o = 0; o < s.out; ++o) to[o] = {one[o].bits, 0};
+      }
+    }
+  }
+}
+
+// What one line of the kernel gets from a block, all output channels.
+template <typename X, typename G>
+void kernel_line(const Shape& s, const Span& span, const X* x, const G* slope, float* sum) {
+  if constexpr (std::is_same_v<X, float>) {
+    if (few_outputs(s)) {
+      switch (s.out) {
+        case 1: return kernel_few<1>(s, span, x, slope, sum);
+        case 2: return kernel_few<2>(s, span, x, slope, sum);
+        case 3: return kernel_few<3>(s, span, x, slope, sum);
+        case 4: return kernel_few<4>(s, span, x, slope, sum);
+      }
+    }
+  }
+  for (int64_t o = 0; o < s.out;) {
+    int64_t slice = s.out - o > V ? B * V : V;
+    int lanes = static_cast<int>(std::min(slice, s.out - o));
+    if (slice > V) {
+      kernel_slice<WIDE, B>(s, span, x, slope + o, sum + o, lanes);
+    } else {
+      kernel_slice<SINGLE, 1>(s, span, x, slope + o, sum + o, lanes);
+    }
+    o += slice;
+  }
+}
+
+template <typename X, typename E>
+void kernel_gradient_by(const Shape& s, ffi::ThreadPool& pool, const E* x, const E* slope, float* result) {
   const int64_t size = s.kh * s.kw * s.in * s.out, groups = std::max<int64_t>(1, std::min(GROUPS, s.n));
   thread_local std::vector<float> adding;
   float* sums = buffer(adding, (groups - 1) * size);
   Tasks::run(pool, groups, [&](int64_t g) {
-    thread_local std::vector<float> padding;
+    thread_local std::vector<X> padding;
     float* sum = g ? sums + (g - 1) * size : result;
     std::fill(sum, sum + size, 0.0f);
     int64_t begin = s.n * g / groups, end = s.n * (g + 1) / groups;
@@ -426,37 +616,36 @@ void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const float* x, cons
       int64_t n, ns, row, rs;
       blocks.at(s, i, begin, end, n, ns, row, rs);
       int64_t image = s.lines(rs) * s.line();
-      float* padded = buffer(padding, ns * image);
-      for (int64_t m = 0; m < ns; ++m) pad(s, x + (n + m) * s.h * s.w * s.in, row, rs, padded + m * image);
-      const Span span{ns, rs, image, s.rows * s.columns * s.out};
-      const float* above = slope + (n * s.rows + row) * s.columns * s.out;
-      for (int64_t a = 0; a < s.kh; ++a) {
-        const float* from = padded + a * s.line();
-        float* to = sum + a * s.kw * s.in * s.out;
-        if (few_outputs(s)) {
-          switch (s.out) {
-            case 1: kernel_few<1>(s, span, from, above, to); break;
-            case 2: kernel_few<2>(s, span, from, above, to); break;
-            case 3: kernel_few<3>(s, span, from, above, to); break;
-            case 4: kernel_few<4>(s, span, from, above, to); break;
-          }
-          continue;
+      X* padded = buffer(padding, ns * image);
+      const E* above = slope + (n * s.rows + row) * s.columns * s.out;
+      const int64_t per_image = s.rows * s.columns * s.out, line = s.kw * s.in * s.out;
+      if constexpr (std::is_same_v<X, Pair>) {
+        thread_local std::vector<Pair> pairing;
+        const int64_t paired = rs * ((s.columns + 1) / 2) * s.out;
+        Pair* slopes = buffer(pairing, ns * paired);
+        for (int64_t m = 0; m < ns; ++m) {
+          pair_inputs(s, x + (n + m) * s.h * s.w * s.in, row, rs, padded + m * image);
+          pair_slopes(s, above + m * per_image, rs, slopes + m * paired);
         }
-        for (int64_t o = 0; o < s.out;) {
-          int64_t slice = s.out - o > V ? B * V : V;
-          int lanes = static_cast<int>(std::min(slice, s.out - o));
-          if (slice > V) {
-            kernel_slice<WIDE, B>(s, span, from, above + o, to + o, lanes);
-          } else {
-            kernel_slice<SINGLE, 1>(s, span, from, above + o, to + o, lanes);
-          }
-          o += slice;
-        }
+        const Span span{ns, rs, image, paired};
+        for (int64_t a = 0; a < s.kh; ++a) kernel_line(s, span, padded + a * s.line(), slopes, sum + a * line);
+      } else {
+        for (int64_t m = 0; m < ns; ++m) pad(s, x + (n + m) * s.h * s.w * s.in, row, rs, padded + m * image);
+        const Span span{ns, rs, image, per_image};
+        for (int64_t a = 0; a < s.kh; ++a) kernel_line(s, span, padded + a * s.line(), above, sum + a * line);
       }
     }
   });
   for (int64_t g = 1; g < groups; ++g)
     for (int64_t i = 0; i < size; ++i) result[i] += sums[(g - 1) * size + i];
+}
+
+template <typename E>
+void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const E* x, const E* slope, float* result) {
+  if constexpr (PAIRS && std::is_same_v<E, Half>) {
+    if (!few_outputs(s)) return kernel_gradient_by<Pair>(s, pool, x, slope, result);
+  }
+  kernel_gradient_by<float>(s, pool, x, slope, result);
 }
 
 // The filter (1, 3, 3, 1) / 8 along both axes, [h, w, c] -> [h, w, c], zeros outside: row r of the result has rows
@@ -520,13 +709,12 @@ void narrow(const float* wide, int64_t channels, float* to) {
           for (int64_t i = 0; i < channels; ++i) to[t * channels + i] += wide[i];
 }
 
-using Images = ffi::Buffer<ffi::F32, 4>;
-using Result = ffi::ResultBuffer<ffi::F32, 4>;
 enum Mode { PLAIN = 0, UP = 1, DOWN = 2, STRIDED = 3, SPREAD = 4 };
 
 // Results of twice the size, each phase of 2×2 by a kernel of its own that reads the images from `top` and `left` on.
-void forward_phase(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ys, ffi::ThreadPool& pool, const float* x,
-                   const float* kernel, int64_t kh, int64_t kw, int64_t top, int64_t left, bool flip, float* y, int64_t a,
+template <typename E>
+void forward_phase(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ys, ffi::ThreadPool& pool, const E* x,
+                   const float* kernel, int64_t kh, int64_t kw, int64_t top, int64_t left, bool flip, E* y, int64_t a,
                    int64_t b) {
   Shape s(xs, ys, kh, kw, 1, top, left);
   s.rows = xs[1];
@@ -536,12 +724,12 @@ void forward_phase(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ys, ffi
   forward(s, pool, x, kernel, flip, y + (a * ys[2] + b) * s.out);
 }
 
-ffi::Error Forward(ffi::ThreadPool pool, Images x, Images w, Result y, int64_t mode, int64_t top, int64_t left, bool flip) {
-  auto xs = x.dimensions(), ws = w.dimensions(), ys = y->dimensions();
+template <typename E>
+void forward_in(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ws, ffi::Span<const int64_t> ys, ffi::ThreadPool& pool,
+                const E* x, const float* w, E* y, int64_t mode, int64_t top, int64_t left, bool flip) {
   if (mode == PLAIN || mode == STRIDED) {
     Shape s(xs, ys, ws[0], ws[1], mode == STRIDED ? 2 : 1, top, left);
-    forward(s, pool, x.typed_data(), w.typed_data(), flip, y->typed_data());
-    return ffi::Error::Success();
+    return forward(s, pool, x, w, flip, y);
   }
   thread_local std::vector<float> widening, phasing;
   const int64_t channels = ws[2] * ws[3];
@@ -551,18 +739,17 @@ ffi::Error Forward(ffi::ThreadPool pool, Images x, Images w, Result y, int64_t m
       const int64_t a = phase / 2, b = phase % 2;
       for (int64_t place = 0; place < (1 + a) * (1 + b); ++place) {
         int64_t row = a ? 2 * (place / (1 + b)) : 1, column = b ? 2 * (place % 2) : 1;
-        std::memcpy(kernel + place * channels, w.typed_data() + (3 * row + column) * channels, channels * sizeof(float));
+        std::memcpy(kernel + place * channels, w + (3 * row + column) * channels, channels * sizeof(float));
       }
-      forward_phase(xs, ys, pool, x.typed_data(), kernel, 1 + a, 1 + b, 0, 0, flip, y->typed_data(), a, b);
+      forward_phase(xs, ys, pool, x, kernel, 1 + a, 1 + b, 0, 0, flip, y, a, b);
     }
-    return ffi::Error::Success();
+    return;
   }
   float* wide = buffer(widening, 16 * channels);
-  widen(w.typed_data(), channels, wide);
+  widen(w, channels, wide);
   if (mode == DOWN) {
     Shape s(xs, ys, 4, 4, 2, 1, 1);
-    forward(s, pool, x.typed_data(), wide, flip, y->typed_data());
-    return ffi::Error::Success();
+    return forward(s, pool, x, wide, flip, y);
   }
   for (int64_t phase = 0; phase < 4; ++phase) {
     const int64_t a = phase / 2, b = phase % 2;
@@ -571,23 +758,62 @@ ffi::Error Forward(ffi::ThreadPool pool, Images x, Images w, Result y, int64_t m
       int64_t row = 2 * (place / 2) + (flip ? 1 - a : a), column = 2 * (place % 2) + (flip ? 1 - b : b);
       std::memcpy(kernel + place * channels, wide + (4 * row + column) * channels, channels * sizeof(float));
     }
-    forward_phase(xs, ys, pool, x.typed_data(), kernel, 2, 2, 1 - a, 1 - b, flip, y->typed_data(), a, b);
+    forward_phase(xs, ys, pool, x, kernel, 2, 2, 1 - a, 1 - b, flip, y, a, b);
   }
-  return ffi::Error::Success();
 }
 
-ffi::Error KernelGradient(ffi::ThreadPool pool, Images x, Images slope, Result w, int64_t mode, int64_t top, int64_t left) {
-  auto xs = x.dimensions(), ys = slope.dimensions(), ws = w->dimensions();
+template <typename E>
+void kernel_gradient_in(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ys, ffi::Span<const int64_t> ws,
+                        ffi::ThreadPool& pool, const E* x, const E* slope, float* w, int64_t mode, int64_t top, int64_t left) {
   if (mode == PLAIN || mode == STRIDED) {
     Shape s(xs, ys, ws[0], ws[1], mode == STRIDED ? 2 : 1, top, left);
-    kernel_gradient(s, pool, x.typed_data(), slope.typed_data(), w->typed_data());
-    return ffi::Error::Success();
+    return kernel_gradient(s, pool, x, slope, w);
   }
   thread_local std::vector<float> widening;
   Shape s(xs, ys, 4, 4, 2, 1, 1);
   float* wide = buffer(widening, 16 * s.in * s.out);
-  kernel_gradient(s, pool, x.typed_data(), slope.typed_data(), wide);
-  narrow(wide, s.in * s.out, w->typed_data());
+  kernel_gradient(s, pool, x, slope, wide);
+  narrow(wide, s.in * s.out, w);
+}
+
+using Images = ffi::Buffer<ffi::F32, 4>;
+using HalfImages = ffi::Buffer<ffi::BF16, 4>;
+using Result = ffi::ResultBuffer<ffi::F32, 4>;
+using HalfResult = ffi::ResultBuffer<ffi::BF16, 4>;
+
+const Half* halves_of(const HalfImages& x) { return reinterpret_cast<const Half*>(x.typed_data()); }
+Half* halves_of(HalfResult& y) { return reinterpret_cast<Half*>(y->typed_data()); }
+
+ffi::Error Forward(ffi::ThreadPool pool, Images x, Images w, Result y, int64_t mode, int64_t top, int64_t left, bool flip) {
+  forward_in(x.dimensions(), w.dimensions(), y->dimensions(), pool, x.typed_data(), w.typed_data(), y->typed_data(), mode,
+             top, left, flip);
+  return ffi::Error::Success();
+}
+
+ffi::Error ForwardHalf(ffi::ThreadPool pool, HalfImages x, HalfImages w, HalfResult y, int64_t mode, int64_t top,
+                       int64_t left, bool flip) {
+  thread_local std::vector<float> kernels;
+  const int64_t size = w.element_count();
+  float* kernel = buffer(kernels, size);
+  copy(halves_of(w), size, kernel);
+  forward_in(x.dimensions(), w.dimensions(), y->dimensions(), pool, halves_of(x), kernel, halves_of(y), mode, top, left, flip);
+  return ffi::Error::Success();
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, Images x, Images slope, Result w, int64_t mode, int64_t top, int64_t left) {
+  kernel_gradient_in(x.dimensions(), slope.dimensions(), w->dimensions(), pool, x.typed_data(), slope.typed_data(),
+                     w->typed_data(), mode, top, left);
+  return ffi::Error::Success();
+}
+
+ffi::Error KernelGradientHalf(ffi::ThreadPool pool, HalfImages x, HalfImages slope, HalfResult w, int64_t mode, int64_t top,
+                              int64_t left) {
+  thread_local std::vector<float> kernels;
+  const int64_t size = w->element_count();
+  float* kernel = buffer(kernels, size);
+  kernel_gradient_in(x.dimensions(), slope.dimensions(), w->dimensions(), pool, halves_of(x), halves_of(slope), kernel, mode,
+                     top, left);
+  copy(kernel, size, halves_of(w));
   return ffi::Error::Success();
 }
 
@@ -609,6 +835,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxForward, Forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Arg<Images>().Ret<Images>()
                                   .Attr<int64_t>("mode").Attr<int64_t>("top").Attr<int64_t>("left").Attr<bool>("flip"));
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxForwardHalf, ForwardHalf,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<HalfImages>().Arg<HalfImages>().Ret<HalfImages>()
+                                  .Attr<int64_t>("mode").Attr<int64_t>("top").Attr<int64_t>("left").Attr<bool>("flip"));
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxKernelGradient, KernelGradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Arg<Images>().Ret<Images>()
+                                  .Attr<int64_t>("mode").Attr<int64_t>("top").Attr<int64_t>("left"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxKernelGradientHalf, KernelGradientHalf,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<HalfImages>().Arg<HalfImages>().Ret<HalfImages>()
                                   .Attr<int64_t>("mode").Attr<int64_t>("top").Attr<int64_t>("left"));

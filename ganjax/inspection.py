@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ganjax.config import flatten, to_json
 from ganjax.models.stylegan2 import ModulatedConv
-from ganjax.nn import native
+from ganjax.nn import native, plain
 from ganjax.nn.equalised import EqualConv, EqualDense
 from ganjax.options import BY_KEY
 from ganjax.setup import Setup
@@ -22,7 +22,7 @@ from ganjax.state import GanState, NetState, count_parameters
 from ganjax.step import Game, train_step
 
 # Layers whose outputs count as activations.
-LAYERS = (nn.Dense, nn.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
+LAYERS = (plain.Dense, plain.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
 
 

@@ -18,6 +18,7 @@ from toy import Toy, image_of, weights_of
 
 from ganjax.factory import build, make_latents
 from ganjax.movement import movement, weights
+from ganjax.nn import plain
 from ganjax.objective import pack
 from ganjax.optim import make_schedule
 from ganjax.step import judge, train_step
@@ -266,7 +267,7 @@ def test_bfloat16_is_for_the_arithmetic_alone():
 
     def watch(next_method, args, kwargs, context):
         out = next_method(*args, **kwargs)
-        if isinstance(context.module, nn.Conv | nn.Dense) and context.method_name == "__call__":
+        if isinstance(context.module, plain.Conv | plain.Dense) and context.method_name == "__call__":
             computed[context.module.path, out.shape] = out.dtype
         return out
 

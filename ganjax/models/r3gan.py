@@ -15,6 +15,7 @@ from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import block, by_side, join, logits_of, with_labels
 from ganjax.nn.equalised import fir_down, fir_up
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
+from ganjax.nn.plain import spread
 
 TAPS = (1.0, 2.0, 1.0)
 GROUP = 16  # channels in a group of the 3×3 convolution
@@ -38,7 +39,7 @@ class Activation(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, H, W, C]."""
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return nn.leaky_relu(x + bias.astype(self.dtype)[None, None, None, :], 0.2)
+        return nn.leaky_relu(x + spread(bias, x), 0.2)
 
 
 class Block(nn.Module):
@@ -105,7 +106,8 @@ class R3GANGenerator(nn.Module):
             size(BASE), self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype
         )
         basis = self.param("basis", nn.initializers.normal(1.0), (BASE, BASE, size(BASE)), jnp.float32)
-        x = basis.astype(self.dtype)[None] * first(z)[:, None, None, :]
+        start = jax.ShapeDtypeStruct((z.shape[0], *basis.shape), self.dtype)
+        x = spread(basis, start) * spread(first(z)[:, None, None, :], start)
         images = []
         for side in levels(self.resolution):
             if side > BASE:
@@ -171,7 +173,8 @@ class R3GANDiscriminator(nn.Module):
                 x = fir_down(x, TAPS)
                 x = linear(size(side // 2))(x) if x.shape[-1] != size(side // 2) else x
         basis = self.param("basis", scaled_normal(1.0), (BASE * BASE, size(BASE)), jnp.float32)
-        x = jnp.sum(x.reshape(x.shape[0], BASE * BASE, -1) * basis.astype(self.dtype)[None], axis=1)
+        x = x.reshape(x.shape[0], BASE * BASE, -1)
+        x = jnp.sum(x * spread(basis, x), axis=1)
         self.sow("intermediates", "features", x)
         if not self.classes or self.auxiliary:
             return logits_of(self, x, labels, dense)

@@ -20,6 +20,7 @@ from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
 from ganjax.nn.layers import Dtype, minibatch_stddev, pixel_norm
+from ganjax.nn.plain import spread
 
 ROOT2 = 2.0**0.5
 AVERAGE_DECAY = 0.995  # of the mean style, per update of G
@@ -82,12 +83,12 @@ class ModulatedConv(nn.Module):
         init = nn.initializers.normal(1.0)
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         kernel = kernel / fan_in**0.5
-        x = x * scales[:, None, None, :]
+        x = x * spread(scales[:, None, None, :], x)
         y = (convolve_up if self.up else convolve)(x, kernel.astype(self.dtype))
         if self.demodulate:
             power = jnp.sum(jnp.square(kernel), axis=(0, 1))
             lengths = jnp.square(scales.astype(jnp.float32)) @ power
-            y = y * jax.lax.rsqrt(lengths + 1e-8).astype(self.dtype)[:, None, None, :]
+            y = y * spread(jax.lax.rsqrt(lengths + 1e-8)[:, None, None, :], y)
         return y
 
 
@@ -105,8 +106,8 @@ class StyledLayer(nn.Module):
         strength = self.param("noise", nn.initializers.zeros, (), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         draw = lambda key: jax.random.normal(key, (*y.shape[1:3], 1), jnp.float32)
-        y = y + (strength * jax.vmap(draw)(keys)).astype(self.dtype)
-        return nn.leaky_relu(y + bias.astype(self.dtype)[None, None, None, :], 0.2) * ROOT2
+        y = y + spread(strength * jax.vmap(draw)(keys), y)
+        return nn.leaky_relu(y + spread(bias, y), 0.2) * ROOT2
 
 
 class ToRGB(nn.Module):
@@ -120,7 +121,7 @@ class ToRGB(nn.Module):
         """x: [N, H, W, I]; style: [N, dim]. Returns [N, H, W, features]."""
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         y = ModulatedConv(self.features, 1, demodulate=False, dtype=self.dtype)(x, style)
-        return y + bias.astype(self.dtype)[None, None, None, :]
+        return y + spread(bias, y)
 
 
 class StyleGAN2Generator(nn.Module):
@@ -196,7 +197,7 @@ class StyleGAN2Generator(nn.Module):
         """Styles → images; a level's RGB shares its style with the next level's first convolution."""
         size = channels(self.resolution, BASE, self.width, self.max_width)
         constant = self.param("constant", nn.initializers.normal(1.0), (BASE, BASE, size), jnp.float32)
-        x = jnp.broadcast_to(constant.astype(self.dtype)[None], (styles.shape[0], *constant.shape))
+        x = spread(constant, jax.ShapeDtypeStruct((styles.shape[0], *constant.shape), self.dtype))
         images, image, layer = [], None, 0
         for side in levels(self.resolution):
             shape = {"side": side, "layer": layer}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.nn.layers import DEFAULT_INIT, Conv, Dense, Dtype, Init
+from ganjax.nn.plain import spread
 from ganjax.nn.spectral import SpectralNorm
 
 
@@ -30,7 +31,7 @@ class ConditionalBatchNorm(nn.Module):
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         scale = nn.Embed(self.classes, features, embedding_init=ones, dtype=self.dtype, name="scale")(labels)
         bias = nn.Embed(self.classes, features, embedding_init=zeros, dtype=self.dtype, name="bias")(labels)
-        return x * scale[:, None, None, :] + bias[:, None, None, :]
+        return x * spread(scale[:, None, None, :], x) + spread(bias[:, None, None, :], x)
 
 
 class Projection(nn.Module):
@@ -85,8 +86,8 @@ class SelfAttention(nn.Module):
         scores = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
         weights = nn.softmax(scores, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("nqk,nkc->nqc", weights, g).reshape(n, h, w, half)
-        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-        return x + gamma * conv(c, "o")(mixed)
+        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32)
+        return x + spread(gamma, x) * conv(c, "o")(mixed)
 
 
 class ModulatedBatchNorm(nn.Module):
@@ -111,7 +112,7 @@ class ModulatedBatchNorm(nn.Module):
             features, self.spectral, use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name=name
         )
         scale, bias = dense("scale")(condition), dense("bias")(condition)
-        return x * (1 + scale[:, None, None, :]) + bias[:, None, None, :]
+        return x * spread(1 + scale[:, None, None, :], x) + spread(bias[:, None, None, :], x)
 
 
 def _plain_batch_norm(x: jax.Array, train: bool, axis_name: str | None, dtype: Dtype) -> jax.Array:

@@ -123,18 +123,13 @@ def conv_general_dilated(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-    resample: str = PLAIN,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as flax's `Conv` calls it, by `convolve` where that can do it.
-
-    `resample` is for layers that `convolve` can do, as those of `ganjax.nn.layers` are.
-    """
+    """`jax.lax.conv_general_dilated` as Flax's `Conv` calls it, by `convolve` where that can do it."""
     ones = (*window_strides, *(lhs_dilation or ()), *(rhs_dilation or ()), feature_group_count)
     numbers = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     nhwc = numbers == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     if all(n == 1 for n in ones) and precision is None and nhwc:
-        return convolve(lhs, rhs, padding, resample)
-    assert resample == PLAIN
+        return convolve(lhs, rhs, padding)
     return jax.lax.conv_general_dilated(
         lhs,
         rhs,

@@ -6,24 +6,23 @@ Weights start as N(0, 1) and are scaled by gain/√fan_in at run time, so that A
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.nn import plain
 from ganjax.nn.convolution import (
     PLAIN,
     SPREAD,
     STRIDED,
-    conv_general_dilated,
     convolve,
     forward,
     native_fits,
     smooth,
 )
-from ganjax.nn.layers import Dtype
+from ganjax.nn.plain import Dtype, spread
 from ganjax.nn.spectral import SpectralNorm
 
 SMOOTH = (1.0, 3.0, 3.0, 1.0)  # StyleGAN2's filter
@@ -48,12 +47,13 @@ class EqualDense(nn.Module):
             nn.initializers.constant(self.bias / self.rate),
         )
         if self.spectral:
-            layer = nn.Dense(self.features, kernel_init=init, bias_init=bias_init, dtype=self.dtype)
+            layer = plain.Dense(self.features, kernel_init=init, bias_init=bias_init, dtype=self.dtype)
             return SpectralNorm(layer, iterations=self.spectral)(x)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         scaled = (kernel * (self.gain * self.rate / x.shape[-1] ** 0.5)).astype(self.dtype)
-        return x.astype(self.dtype) @ scaled + (bias * self.rate).astype(self.dtype)[None, :]
+        y = x.astype(self.dtype) @ scaled
+        return y + spread(bias * self.rate, y)
 
 
 class EqualConv(nn.Module):
@@ -77,14 +77,7 @@ class EqualConv(nn.Module):
         init, fan_in = nn.initializers.normal(1.0), self.size * self.size * x.shape[-1]
         if self.spectral:
             # With `down` the plain order, since the wrapped layer holds the kernel: convolve, then smooth and halve.
-            layer = nn.Conv(
-                self.features,
-                (self.size, self.size),
-                use_bias=self.use_bias,
-                kernel_init=init,
-                dtype=self.dtype,
-                conv_general_dilated=functools.partial(conv_general_dilated, resample=self.resample),
-            )
+            layer = plain.Conv(self.features, self.size, self.use_bias, self.resample, init, self.dtype)
             y = SpectralNorm(layer, iterations=self.spectral)(x)
             return fir_down(y, SMOOTH) if self.down else y
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
@@ -98,7 +91,7 @@ class EqualConv(nn.Module):
             y = convolve_down(x, scaled)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)[None, None, None, :]
+            y = y + spread(bias, y)
         return y
 
 

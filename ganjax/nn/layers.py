@@ -5,19 +5,15 @@ Feature maps are NHWC. Layers compute in `dtype` and keep their parameters in fl
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.nn.convolution import PLAIN, conv_general_dilated
+from ganjax.nn import plain
+from ganjax.nn.convolution import PLAIN
+from ganjax.nn.plain import DEFAULT_INIT, Dtype, Init
 from ganjax.nn.spectral import SpectralNorm
 
-Dtype = Any
-Init = Any
-DEFAULT_INIT = nn.initializers.lecun_normal()
 STDDEV_GROUP, DISCRIMINATION_GROUP = 4, 16  # neighbours in the batch that are compared
 
 
@@ -33,9 +29,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [N, I]."""
-        layer = nn.Dense(
-            self.features, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
-        )
+        layer = plain.Dense(self.features, self.use_bias, self.kernel_init, dtype=self.dtype)
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
 
@@ -63,13 +57,8 @@ class Conv(nn.Module):
             assert self.resample == PLAIN
             layer = GroupedConv(self.features, self.size, self.groups, self.kernel_init, self.dtype)
         else:
-            layer = nn.Conv(
-                self.features,
-                (self.size, self.size),
-                use_bias=self.use_bias,
-                kernel_init=self.kernel_init,
-                dtype=self.dtype,
-                conv_general_dilated=functools.partial(conv_general_dilated, resample=self.resample),
+            layer = plain.Conv(
+                self.features, self.size, self.use_bias, self.resample, self.kernel_init, self.dtype
             )
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 

@@ -30,7 +30,7 @@ from ganjax.machine import start_with_allocator
 
 # What an operation is by its name, first match; what part it belongs to by its scope, first match.
 KINDS = {
-    "convolution": r"^ganjax_forward|^convolution|conv",
+    "convolution": r"^ganjax_forward|conv(?!ert)",
     "kernel gradient": r"^ganjax_kernel_gradient",
     "filter": r"^ganjax_smooth",
     "between devices": r"^all-reduce|^psum|^all-gather",

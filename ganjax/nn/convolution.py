@@ -72,7 +72,7 @@ def smooth(x: jax.Array, before: int) -> jax.Array:
     """The filter (1, 3, 3, 1) / 8 along both axes with zeros around, `before` (1 or 2) of them in front of the image.
 
     Args:
-      x: [N, H, W, C].
+      x: [N, H, W, C]; sums are float32.
       before: zeros at the top and at the left; there are 3 - before at the bottom and at the right.
 
     Returns:
@@ -80,7 +80,7 @@ def smooth(x: jax.Array, before: int) -> jax.Array:
     """
     if x.dtype in NATIVE_SUFFIX and native.in_use():
         return smooth_p.bind(x.astype(np.float32), before=before).astype(x.dtype)
-    return _xla_smooth(x, before=before)
+    return _xla_smooth(x.astype(np.float32), before=before).astype(x.dtype)
 
 
 def _xla_smooth(x: jax.Array, *, before: int) -> jax.Array:

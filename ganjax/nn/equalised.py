@@ -136,14 +136,17 @@ def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:
     """Zeros between the pixels, then the filter of `taps` along both axes: `[N, H, W, C] -> [N, 2H, 2W, C]`.
 
-    `taps` are divided by half their sum, so that a constant stays one; outside the image are zeros.
+    `taps` are divided by half their sum, so that a constant stays one; outside the image are zeros. Sums are float32.
     """
-    return _up(_up(x, 1, taps), 2, taps)
+    return _up(_up(x.astype(jnp.float32), 1, taps), 2, taps).astype(x.dtype)
 
 
 def fir_down(x: jax.Array, taps: Sequence[float]) -> jax.Array:
-    """The filter of `taps` over their sum along both axes, then every other pixel: `[N, 2H, 2W, C] -> [N, H, W, C]`."""
-    return _down(_down(x, 1, taps), 2, taps)
+    """The filter of `taps` over their sum along both axes, then every other pixel: `[N, 2H, 2W, C] -> [N, H, W, C]`.
+
+    Sums are float32.
+    """
+    return _down(_down(x.astype(jnp.float32), 1, taps), 2, taps).astype(x.dtype)
 
 
 def _up(x: jax.Array, axis: int, taps: Sequence[float]) -> jax.Array:

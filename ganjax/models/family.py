@@ -35,8 +35,8 @@ class Spec:
       attention: side in pixels of the feature maps with self-attention; 0 for none.
       gen, dis: the options of each network, by name, as under `gen.` and `dis.` in the config.
       axis_name: of the devices, for batch statistics.
-      remat: whether the backward pass computes anew what is inside a block of a network for images.
       dtype: of the arithmetic.
+      remat: whether the backward pass computes anew what is inside a block of a network for images.
     """
 
     resolution: int
@@ -49,8 +49,8 @@ class Spec:
     gen: Mapping[str, Any]
     dis: Mapping[str, Any]
     axis_name: str | None
-    remat: bool
     dtype: Any
+    remat: bool = False
 
     def common(self, net: str) -> dict[str, Any]:
         """The arguments that every network takes; `net` is `gen` or `dis`."""

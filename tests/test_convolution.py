@@ -142,7 +142,7 @@ def test_bfloat16_is_added_up_in_float32(shape):
 
 
 @needs_native
-@pytest.mark.parametrize("shape", RESAMPLED, ids=str)
+@pytest.mark.parametrize("shape", RESAMPLED[:3], ids=str)
 @pytest.mark.parametrize("mode", ["up", "down", "spread", "strided"])
 def test_bfloat16_with_resampling_rounds_the_kernel_once_more(shape, mode):
     n, h, w, inputs, outputs = shape
@@ -164,7 +164,7 @@ def test_nan_and_infinity_stay_what_they_are_in_bfloat16():
 def test_bfloat16_where_the_processor_has_no_instructions_for_it(tmp_path):
     compiler = tmp_path / "compiler"
     compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo old && exit\nexec c++ "$@" -mno-avx512bf16\n'
+        '#!/bin/sh\n[ "$1" = --version ] && echo old && exit\nexec c++ "$@" -mno-avx512bf16 -O1\n'
     )
     compiler.chmod(0o755)
     own = "bfloat16 and not no_instructions"

@@ -125,6 +125,11 @@ RULES: tuple[Rule, ...] = (
         "the choice of scales needs multi-scale gradients",
     ),
     Rule(
+        ("model.msg_images", "model.name", "model.msg"),
+        lambda c: c["model.msg_images"] == "separate" and (c["model.name"], c["model.msg"] != "none") != ("progan", True),
+        "separate images of the scales are MSG-ProGAN's; the other families add them up",
+    ),
+    Rule(
         ("loss.path_length", "model.name"),
         lambda c: c["loss.path_length"] > 0 and c["model.name"] != "stylegan2",
         "path lengths are those of the styles, which only stylegan2 has",

@@ -136,7 +136,8 @@ def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
     if not chosen:
         raise UserError(
             f"model.msg_scales={config.model.msg_scales!r} connects scales of {low} to {high:.0f} pixels, and "
-            f"{config.model.name} for {height} pixels has {family.sides(height)}; choose another, or model.msg=none."
+            f"{config.model.name} for {height} pixels has {family.sides(height)}; choose other scales, or "
+            "--config.model.msg=none."
         )
     return (*chosen, height)
 
@@ -177,6 +178,7 @@ def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -
         classes=count_classes(config, dataset),
         auxiliary=config.loss.auxiliary_classifier > 0,
         msg=config.model.msg,
+        separate=config.model.msg_images == "separate",
         attention=config.model.attention,
         gen=config.gen.to_dict(),
         dis=config.dis.to_dict(),

@@ -74,6 +74,12 @@ OPTIONS: tuple[Option, ...] = (
         choices=("none", "simple", "lin_cat", "cat_lin"),
     ),
     Option(
+        "model.msg_images",
+        "sums",
+        "G's images of the scales: tanh of running sums of RGB; or separate, linear ones (progan: as in its paper)",
+        choices=("sums", "separate"),
+    ),
+    Option(
         "model.msg_scales",
         "all",
         "scales that connect G and D: coarse is 4 and 8 pixels, middle 16 and 32, fine from 64 up",

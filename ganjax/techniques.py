@@ -200,7 +200,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     Technique(
         "msg",
         8,
-        ("model.msg", "model.msg_scales"),
+        ("model.msg", "model.msg_scales", "model.msg_images"),
         "Karnewar & Wang 2019, section 3",
         "G gives an image after every block, and D reads all of them",
     ),

@@ -41,6 +41,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
         "gen.spectral_norm": True,
     },
     ("model.msg_scales", "model.msg"): {"model.msg_scales": "coarse"},
+    ("model.msg_images", "model.name", "model.msg"): {"model.msg_images": "separate", "model.msg": "simple"},
     ("loss.path_length", "model.name"): {"loss.path_length": 1.0},
     ("loss.auxiliary_classifier", "model.conditional"): {"loss.auxiliary_classifier": 1.0},
     ("penalty.final_scale", "dis.optimizer.schedule"): {"penalty.final_scale": 0.1},

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ganjax.models.family import Family
-from ganjax.models.parts import by_side, join, logits_of, with_labels
+from ganjax.models.parts import add_scale, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import downsample, upsample
 from ganjax.nn.layers import Conv, Dense
 
@@ -17,8 +17,9 @@ class Generator(nn.Module):
         side, width = self.spec.resolution // 2, self.spec.gen["width"]
         z = with_labels(latents, labels, self.spec.classes, self.spec.dtype)
         x = nn.relu(Dense(side * side * width)(z)).reshape(-1, side, side, width)
-        images = {side: Conv(self.spec.image_channels)(x)}
-        images[2 * side] = Conv(self.spec.image_channels)(nn.relu(Conv(width)(upsample(x))))
+        small = Conv(self.spec.image_channels)(x)
+        large = add_scale(small, Conv(self.spec.image_channels)(nn.relu(Conv(width)(upsample(x)))))
+        images = {side: nn.tanh(small), 2 * side: nn.tanh(large)}
         return tuple(images[side].astype(jnp.float32) for side in self.spec.sides)
 
 

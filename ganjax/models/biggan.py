@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from ganjax.models.family import BASE, Family, Spec, levels
-from ganjax.models.parts import block
+from ganjax.models.parts import add_scale, block
 from ganjax.models.resnet import ResNetDiscriminator
 from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
 from ganjax.nn.convolution import PLAIN, UP, upsample
@@ -43,8 +43,13 @@ DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {
 }
 
 
+def sides(resolution: int) -> tuple[int, ...]:
+    """Returns the sides of G's feature maps after each level: `sides(32) == (8, 16, 32)`; see `resnet.sides`."""
+    return levels(resolution)[1:]
+
+
 class BigGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides` (linear), or only the sample (tanh).
+    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides`, in [-1, 1].
 
     `deep` makes it BigGAN-deep's, with `depth` bottleneck blocks a level.
     """
@@ -73,8 +78,8 @@ class BigGANGenerator(nn.Module):
         first, conditions = self._conditions(latents, labels, len(features) - 1)
         x = Dense(BASE * BASE * features[0], self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(first)
         x = x.reshape(x.shape[0], BASE, BASE, features[0])
-        several = len(self.sides) > 1
-        images = [self._conv(self.image_channels, 1)(x)] if several and BASE in self.sides else []
+        images: list[jax.Array] = []
+        rgb = None
         for channels, condition in zip(features[1:], conditions, strict=True):
             if self.deep:
                 for i in range(self.depth):
@@ -86,12 +91,15 @@ class BigGANGenerator(nn.Module):
                 x = block(self, BigGANGenerator._block, x, condition, channels=channels, train=train)
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
-            if several and x.shape[1] in self.sides:
-                images.append(self._conv(self.image_channels, 1)(x))
-        if not several:
-            x = nn.relu(Norm("batch", train, self.axis_name, self.dtype)(x))
-            images.append(nn.tanh(self._conv(self.image_channels, 3)(x)))
+            if x.shape[1] in self.sides:
+                rgb = add_scale(rgb, self._to_rgb(x, train))
+                images.append(nn.tanh(rgb))
         return tuple(image.astype(jnp.float32) for image in images)
+
+    def _to_rgb(self, x: jax.Array, train: bool) -> jax.Array:
+        """Norm, ReLU, 3×3."""
+        x = nn.relu(Norm("batch", train, self.axis_name, self.dtype)(x))
+        return self._conv(self.image_channels, 3)(x)
 
     def _conditions(
         self, latents: jax.Array, labels: jax.Array | None, blocks: int
@@ -149,4 +157,4 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), levels)
+FAMILY = Family(networks, tuple(GEN_TABLE), sides)

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator
-from ganjax.models.family import Family, Spec, levels
+from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator, sides
+from ganjax.models.family import Family, Spec
 from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.conditional import SelfAttention
 from ganjax.nn.convolution import downsample
@@ -76,4 +76,4 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), levels)
+FAMILY = Family(networks, tuple(GEN_TABLE), sides)

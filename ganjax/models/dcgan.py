@@ -2,8 +2,8 @@
 
 Strided 4×4 convolutions are replaced by 3×3 ones with nearest-neighbour upsampling and average pooling:
 free of checkerboards (Odena et al. 2016), and several times faster on CPU, above all under a gradient penalty.
-With MSG (Karnewar & Wang 2019) G gives an RGB image after every block, and D joins each scale's image to its
-features by φ.
+With MSG (Karnewar & Wang 2019) G adds an RGB image after every block to the sum of those below, tanh of each sum is
+its image of that scale, and D joins each scale's image to its features by φ.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import block, by_side, join, logits_of, with_labels
+from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.layers import Conv, Dense, Dtype, Norm, minibatch_stddev
 
 
 class DCGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides` (linear), or only the sample (tanh)."""
+    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides`, in [-1, 1]."""
 
     resolution: int
     image_channels: int
@@ -38,9 +38,9 @@ class DCGANGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32. Images are in [-1, 1] by training, lowest resolution first."""
-        several = len(self.sides) > 1
-        images = []
+        """latents: [N, Z] float32. Images are lowest resolution first."""
+        images: list[jax.Array] = []
+        rgb = None
         first = channels(self.resolution, BASE, self.width, self.max_width)
         x = with_labels(latents, labels, self.classes, self.dtype)
         x = Dense(BASE * BASE * first, spectral=self.spectral, dtype=self.dtype)(x)
@@ -48,10 +48,9 @@ class DCGANGenerator(nn.Module):
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         for size in levels(self.resolution):
             x = block(self, DCGANGenerator._level, x, size=size, train=train)
-            if several and size in self.sides:
-                images.append(Conv(self.image_channels, 1, spectral=self.spectral, dtype=self.dtype)(x))
-        if not several:
-            images.append(nn.tanh(Conv(self.image_channels, spectral=self.spectral, dtype=self.dtype)(x)))
+            if size in self.sides:
+                rgb = add_scale(rgb, Conv(self.image_channels, spectral=self.spectral, dtype=self.dtype)(x))
+                images.append(nn.tanh(rgb))
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _level(self, x: jax.Array, *, size: int, train: bool) -> jax.Array:

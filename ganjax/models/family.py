@@ -32,6 +32,7 @@ class Spec:
       classes: that the labels come from; 0 for networks without labels.
       auxiliary: whether D names the class (AC-GAN) in place of projecting on it.
       msg: none, simple, lin_cat or cat_lin: how D joins the images of the scales.
+      separate: whether each scale of progan's G has an image of its own, in place of running sums.
       attention: side in pixels of the feature maps with self-attention; 0 for none.
       gen, dis: the options of each network, by name, as under `gen.` and `dis.` in the config.
       axis_name: of the devices, for batch statistics.
@@ -51,6 +52,7 @@ class Spec:
     axis_name: str | None
     dtype: Any
     remat: bool = False
+    separate: bool = False
 
     def common(self, net: str) -> dict[str, Any]:
         """The arguments that every network takes; `net` is `gen` or `dis`."""

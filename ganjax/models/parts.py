@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.nn.conditional import Projection
+from ganjax.nn.convolution import upsample
 from ganjax.nn.layers import Dtype, MinibatchDiscrimination
 
 Layer = Callable[[jax.Array], jax.Array]
@@ -40,6 +41,27 @@ def with_labels(latents: jax.Array, labels: jax.Array | None, classes: int, dtyp
     assert labels is not None
     table = nn.Embed(classes, latents.shape[-1], embedding_init=nn.initializers.normal(1.0), dtype=dtype)
     return jnp.concatenate([latents.astype(dtype), table(labels)], axis=-1)
+
+
+def add_scale(image: jax.Array | None, rgb: jax.Array) -> jax.Array:
+    """Returns the running sum of RGB images up to a scale: `rgb` plus the sum below it, each pixel doubled.
+
+    So every scale is the one below it and a correction, and the scales of an image agree with each other, as those of a
+    real image do. With a head of its own for each scale they need not agree, and D learns to tell by that alone
+    (measured in docs/models.md).
+
+    Args:
+      image: [N, s, s, C], the sum below, s a power of two below r; None at the first scale.
+      rgb: [N, r, r, C].
+
+    Returns:
+      [N, r, r, C].
+    """
+    if image is None:
+        return rgb
+    while image.shape[1] < rgb.shape[1]:
+        image = upsample(image)
+    return image + rgb
 
 
 def by_side(images: tuple[jax.Array, ...], msg: str, dtype: Dtype) -> dict[int, jax.Array]:

@@ -7,12 +7,13 @@ standard deviation over the batch before the last convolutions of D, or in each 
 
 from __future__ import annotations
 
+import os
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import block, by_side, join, logits_of, with_labels
+from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.equalised import EqualConv, EqualDense
 from ganjax.nn.layers import Dtype, Norm, minibatch_stddev, pixel_norm
@@ -31,6 +32,7 @@ class ProGANGenerator(nn.Module):
     norm: str = "pixel"
     spectral: int = 0
     classes: int = 0
+    separate: bool = False
     axis_name: str | None = None
     remat: bool = False
     dtype: Dtype = jnp.float32
@@ -44,11 +46,18 @@ class ProGANGenerator(nn.Module):
         x = pixel_norm(with_labels(latents, labels, self.classes, self.dtype))
         x = EqualDense(BASE * BASE * first, self.spectral, gain=ROOT2 / 4, dtype=self.dtype)(x)
         x = self._act(x.reshape(x.shape[0], BASE, BASE, first), train)
-        images = []
+        images: list[jax.Array] = []
+        rgb = None
+        exp = os.environ.get('EXP', 'sum3t')
+        exp = 'sep1' if self.separate or len(self.sides) == 1 else exp
+        several = len(self.sides) > 1
+        bound = nn.tanh if exp.endswith('t') else (lambda x: x)
         for side in levels(self.resolution):
             x = block(self, ProGANGenerator._level, x, side=side, train=train)
             if side in self.sides:
-                images.append(EqualConv(self.image_channels, 1, self.spectral, dtype=self.dtype)(x))
+                head = EqualConv(self.image_channels, 3 if '3' in exp else 1, self.spectral, dtype=self.dtype)(x)
+                rgb = add_scale(rgb if exp.startswith('sum') else None, head)
+                images.append(bound(rgb))
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _act(self, x: jax.Array, train: bool) -> jax.Array:
@@ -114,7 +123,7 @@ class ProGANDiscriminator(nn.Module):
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 1024 pixels."""
-    return ProGANGenerator(**spec.images("gen")), ProGANDiscriminator(**spec.images("dis"))
+    return ProGANGenerator(separate=spec.separate, **spec.images("gen")), ProGANDiscriminator(**spec.images("dis"))
 
 
 FAMILY = Family(networks, levels(1024)[1:])

@@ -7,12 +7,13 @@ last convolution at zero, the others scaled down by the number of blocks. Levels
 
 from __future__ import annotations
 
+import os
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import block, by_side, join, logits_of, with_labels
+from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.equalised import fir_down, fir_up
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
 from ganjax.nn.plain import spread
@@ -108,14 +109,22 @@ class R3GANGenerator(nn.Module):
         basis = self.param("basis", nn.initializers.normal(1.0), (BASE, BASE, size(BASE)), jnp.float32)
         start = jax.ShapeDtypeStruct((z.shape[0], *basis.shape), self.dtype)
         x = spread(basis, start) * spread(first(z)[:, None, None, :], start)
-        images = []
+        images: list[jax.Array] = []
+        rgb = None
+        exp = os.environ.get('EXP', 'sum3t') if len(self.sides) > 1 else 'sum1'
+        bound = nn.tanh if exp.endswith('t') else (lambda x: x)
         for side in levels(self.resolution):
             if side > BASE:
                 x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, TAPS)
             for _ in range(self.depth):
                 x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
-                images.append(linear(self.image_channels)(x).astype(jnp.float32))
+                head = Conv(self.image_channels, 3 if '3' in exp else 1, self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype)(x)
+                if rgb is not None and exp.startswith('sumf'):
+                    rgb = fir_up(rgb, (1.,3.,3.,1.)) + head
+                else:
+                    rgb = add_scale(rgb if exp.startswith('sum') else None, head)
+                images.append(bound(rgb.astype(jnp.float32)))
         return tuple(images)
 
     def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:

@@ -26,12 +26,18 @@ def spread(x):
     return out
 
 
-def convolved(x, kernel):
-    """3×3 correlation with zeros around, by SciPy."""
-    out = np.zeros((*x.shape[:3], kernel.shape[-1]))
+def convolved(x, kernel, around=1):
+    """3×3 correlation with `around` zeros around, by SciPy."""
+    x = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    out = np.zeros((len(x), x.shape[1] - 2, x.shape[2] - 2, kernel.shape[-1]))
     for n, i, o in np.ndindex(x.shape[0], kernel.shape[2], kernel.shape[3]):
-        out[n, :, :, o] += signal.correlate2d(x[n, :, :, i], kernel[:, :, i, o], mode="same")
+        out[n, :, :, o] += signal.correlate2d(x[n, :, :, i], kernel[:, :, i, o], mode="valid")
     return out
+
+
+def doubled(x, kernel):
+    """What StyleGAN2 does on its way up: 2H + 1 samples, then the filter, which leaves 2H."""
+    return filtered(convolved(spread(x)[:, :-1, :-1], kernel, 2), SMOOTH, 1, 1, 4)
 
 
 def filtered(x, taps, before, after, gain):
@@ -63,10 +69,17 @@ def test_convolutions_that_double_and_halve_against_scipy():
         RNG.normal(size=(2, 6, 4, 3)).astype(np.float32),
         RNG.normal(size=(3, 3, 3, 5)).astype(np.float32),
     )
-    up = filtered(convolved(spread(x), kernel), SMOOTH, 2, 1, 4)
+    up = doubled(x, kernel)
     np.testing.assert_allclose(convolve_up(jnp.asarray(x), jnp.asarray(kernel)), up, rtol=1e-4, atol=1e-4)
-    down = convolved(filtered(x, SMOOTH, 1, 2, 1), kernel)[:, ::2, ::2]
+    down = convolved(filtered(x, SMOOTH, 2, 2, 1), kernel, 0)[:, ::2, ::2]
     np.testing.assert_allclose(convolve_down(jnp.asarray(x), jnp.asarray(kernel)), down, rtol=1e-4, atol=1e-4)
+    line = lambda y: np.asarray(y)[0, :, y.shape[2] // 2, 0]
+    ones = lambda side: jnp.ones((1, side, side, 1))
+    # the official code's, along the middle
+    np.testing.assert_allclose(
+        line(convolve_up(ones(4), ones(3)[0, :, :, :, None])), [6, 8.25, 9, 9, 9, 9, 8.25, 6]
+    )
+    np.testing.assert_allclose(line(convolve_down(ones(8), ones(3)[0, :, :, :, None])), [7.125, 9, 9, 7.125])
 
 
 @pytest.mark.parametrize("up", [False, True])
@@ -83,7 +96,7 @@ def test_modulated_convolution_is_a_kernel_for_each_sample(up, demodulate):
     if demodulate:
         kernels = kernels / np.sqrt(np.square(kernels).sum(axis=(1, 2, 3), keepdims=True) + 1e-8)
     expected = [
-        filtered(convolved(spread(one), kernel), SMOOTH, 2, 1, 4) if up else convolved(one, kernel)
+        doubled(one, kernel) if up else convolved(one, kernel)
         for one, kernel in zip(x[:, None], kernels, strict=True)
     ]
     np.testing.assert_allclose(layer.apply(variables, x, w), np.concatenate(expected), rtol=1e-5, atol=1e-5)

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import block, by_side, join, logits_of, with_labels
-from ganjax.nn.equalised import fir_down, fir_up
+from ganjax.nn.equalised import SMOOTH, fir_down, fir_up
 from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
 from ganjax.nn.plain import spread
 
-TAPS = (1.0, 2.0, 1.0)
 GROUP = 16  # channels in a group of the 3×3 convolution
 EXPANSION = 2  # of the channels inside a block
 LEAKY_GAIN = (2.0 / (1.0 + 0.2**2)) ** 0.5
@@ -111,7 +110,7 @@ class R3GANGenerator(nn.Module):
         images = []
         for side in levels(self.resolution):
             if side > BASE:
-                x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, TAPS)
+                x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, SMOOTH)
             for _ in range(self.depth):
                 x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
@@ -170,7 +169,7 @@ class R3GANDiscriminator(nn.Module):
             for _ in range(self.depth):
                 x = block(self, R3GANDiscriminator._block, x, blocks=blocks)
             if side > BASE:
-                x = fir_down(x, TAPS)
+                x = fir_down(x, SMOOTH)
                 x = linear(size(side // 2))(x) if x.shape[-1] != size(side // 2) else x
         basis = self.param("basis", scaled_normal(1.0), (BASE * BASE, size(BASE)), jnp.float32)
         x = x.reshape(x.shape[0], BASE * BASE, -1)

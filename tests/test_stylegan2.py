@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 from scipy import signal
 from small import run_steps, small_config
 
+from ganjax.keys import purpose_keys
 from ganjax.models.stylegan2 import ModulatedConv, StyleGAN2Generator
 from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve_down, convolve_up, fir_down, fir_up
 from ganjax.nn.layers import GroupedConv, _grouped_convolution, _grouped_products
 from ganjax.penalties import orthogonality, path_lengths
+from ganjax.terms import gen_objective
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -238,6 +243,30 @@ def test_path_length_regularisation_moves_its_mean_every_few_steps():
     assert 0 < means[0] == means[1] < means[2] == means[3]
     assert [row["gen/path_length"] > 0 for row in rows] == [True, False, True, False]
     assert float(state.control["path_length/mean"]) == pytest.approx(means[-1])
+    # an average already: the average of G has G's
+    styles = [state.ema["batch_stats"]["mean_style"], state.gen.stats["batch_stats"]["mean_style"]]
+    np.testing.assert_array_equal(*styles)
+
+
+def test_the_gradient_of_path_lengths_goes_through_the_running_mean_too():
+    """Of an image that is `size` times a fixed function of the styles: lengths l become size·l."""
+    config = small_config(model__name="stylegan2", gen__norm="none", model__msg="none", loss__path_length=2.0)
+    term, keys = gen_objective(config).terms["path_length"], jax.random.split(KEY, 8)
+    weights = jnp.asarray(RNG.normal(size=(4, 15, 12)), jnp.float32)
+
+    def restyle(offsets, size=1.0):
+        n = offsets.shape[0]
+        return (size * jnp.einsum("nl,nlp->np", offsets.reshape(n, 15), weights[:n]).reshape(n, 2, 2, 3),)
+
+    def value(size):
+        shown = {"keys": keys, "step": jnp.int32(0), "control": {"path_length/mean": jnp.float32(2.0)}}
+        restyled = partial(restyle, size=size)
+        return term(SimpleNamespace(restyle=restyled, style_shape=(3, 5), axis_name=None, **shown))[0]
+
+    size, lengths = 1.5, np.asarray(path_lengths(restyle, purpose_keys(keys, 4)[:4], (3, 5)))
+    mean = 2.0 + 0.01 * (size * lengths.mean() - 2.0)
+    expected = 4 * np.mean(2 * (size * lengths - mean) * (lengths - 0.01 * lengths.mean()))
+    np.testing.assert_allclose(jax.grad(value)(jnp.float32(size)), expected, rtol=1e-4)
 
 
 def test_auxiliary_classifier_learns_the_classes():

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import block, by_side, join, logits_of, with_labels
 from ganjax.nn.equalised import SMOOTH, fir_down, fir_up
-from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
+from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
 from ganjax.nn.plain import spread
 
 GROUP = 16  # channels in a group of the 3×3 convolution
@@ -100,7 +100,7 @@ class R3GANGenerator(nn.Module):
 
         size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         blocks = self.depth * len(levels(self.resolution))
-        z = with_labels(latents, labels, self.classes, self.dtype)
+        z = with_labels(latents, labels, self.classes, self.dtype, max(1, self.classes) ** -0.5)
         first = Dense(
             size(BASE), self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype
         )
@@ -134,6 +134,7 @@ class R3GANDiscriminator(nn.Module):
     auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = False
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -163,7 +164,7 @@ class R3GANDiscriminator(nn.Module):
             if side in scales:
                 joined = join(self.msg, joined, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
-                joined = minibatch_stddev(joined)
+                joined = minibatch_stddev(joined, self.stddev_group)
             # The blocks keep their channels, so what was joined is mixed down to them first.
             x = linear(size(side))(joined) if joined.shape[-1] != size(side) else joined
             for _ in range(self.depth):
@@ -177,10 +178,12 @@ class R3GANDiscriminator(nn.Module):
         self.sow("intermediates", "features", x)
         if not self.classes or self.auxiliary:
             return logits_of(self, x, labels, dense)
-        # With labels the paper's D has no logit of its own: the label's row picks among `width` of them.
+        # With labels the authors' D has no logit of its own: the label's row weighs as many as the last level has
+        # channels. It is a matrix of fan-in `classes` times 1/√channels, as that of G but for the latter.
         assert labels is not None
-        rows = nn.Embed(self.classes, size(self.resolution), dtype=self.dtype)(labels)
-        return jnp.sum(dense(size(self.resolution))(x) * rows, axis=-1).astype(jnp.float32)
+        init = nn.initializers.normal((self.classes * size(BASE)) ** -0.5)
+        rows = nn.Embed(self.classes, size(BASE), embedding_init=init, dtype=self.dtype)(labels)
+        return jnp.sum(dense(size(BASE))(x) * rows, axis=-1).astype(jnp.float32)
 
     def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:
         return Block(blocks, self.spectral, self.dtype)(x)

@@ -116,11 +116,11 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Zeros between the pixels, a 3×3 convolution to one pixel more a side, then `smooth`: `[N, H, W, I] -> [N, 2H, 2W, O]`.
+    """Zeros between the pixels, a 3×3 convolution, then `smooth`: `[N, H, W, I] -> [N, 2H, 2W, O]`.
 
-    As the authors' code, where nothing is cut between the two: mirrors and whole coarse pixels commute with it.
-    Without native kernels written as a 2×2 convolution of the small image to the four phases of the large one, which
-    never multiplies the zeros.
+    The convolution gives 2H + 1 pixels a side, as in the authors' code, where nothing is cut between the two: mirrors
+    and whole coarse pixels commute with it. Without native kernels written as a 2×2 convolution of the small image to
+    the four phases of the large one, which never multiplies the zeros.
     """
     if native_fits(x, kernel):
         return 4 * smooth(forward(x, kernel, PADDING[SPREAD], flip=False, mode=SPREAD), 1)

@@ -240,8 +240,7 @@ class Modulated(nn.Module):
         x = x * scales[:, :, None, None]
         if self.up:
             spread = weight.transpose(0, 1).flip(2, 3)
-            y = F.conv_transpose2d(x, spread, stride=2, padding=1, output_padding=1)
-            y = smooth(y, (2, 1), gain=4.0)
+            y = smooth(F.conv_transpose2d(x, spread, stride=2), (1, 1), gain=4.0)
         else:
             y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
@@ -347,7 +346,7 @@ class StyleGAN2Discriminator(nn.Module):
         x = act(self.first(images[-1]))
         for one, two, skip in self.blocks:
             y = act(one(x))
-            y = act(two(smooth(y, (1, 2)), stride=2, padding=1))
+            y = act(two(smooth(y, (2, 2)), stride=2, padding=0))
             x = (y + skip(smooth(x, (1, 1), stride=2))) / ROOT2
         x = act(self.conv(stddev(x)))
         x = act(self.hidden(x.permute(0, 2, 3, 1).flatten(1)))

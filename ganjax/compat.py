@@ -146,8 +146,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("augment.final_p", "augment.policy"),
-        lambda c: c["augment.final_p"] > 0 and c["augment.policy"] != "ada",
+        lambda c: c["augment.final_p"] > 0 and not _ada(c["augment.policy"]),
         "a strength is for augment.policy=ada",
+    ),
+    Rule(
+        ("augment.color_share", "augment.policy"),
+        lambda c: c["augment.color_share"] != 1 and not _ada(c["augment.policy"]),
+        "a share of ADA's p is for augment.policy=ada",
     ),
     Rule(
         ("augment.final_p", "dis.optimizer.schedule"),
@@ -184,7 +189,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("augment.policy",),
         lambda c: not _known_policy(c["augment.policy"]),
-        "it takes ada alone, or parts of DiffAugment joined by commas: " + ", ".join(DIFF_AUGMENT),
+        "it takes ada, with cutout or alone, or parts of DiffAugment joined by commas: "
+        + ", ".join(DIFF_AUGMENT),
     ),
     Rule(
         ("loss.name", "train.accumulate"),
@@ -198,7 +204,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("noise.schedule", "augment.policy"),
-        lambda c: c["noise.std"] > 0 and c["noise.schedule"] == "ada" and c["augment.policy"] != "ada",
+        lambda c: c["noise.std"] > 0 and c["noise.schedule"] == "ada" and not _ada(c["augment.policy"]),
         "noise steered by ADA's p needs augment.policy=ada",
     ),
     Rule(
@@ -220,6 +226,11 @@ RULES: tuple[Rule, ...] = (
         ("train.shared_forward", "train.accumulate"),
         lambda c: c["train.shared_forward"] and c["train.accumulate"] > 1,
         "the shared passes are over the whole batch at once",
+    ),
+    Rule(
+        ("train.shared_forward", "train.fresh_reals"),
+        lambda c: c["train.shared_forward"] and c["train.fresh_reals"],
+        "one judgement serves both updates, so that both have the same reals",
     ),
     Rule(
         ("train.shared_forward", "loss.path_length"),
@@ -244,9 +255,17 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def _parts(policy: str) -> list[str]:
+    return [part.strip() for part in policy.split(",")] if policy else []
+
+
+def _ada(policy: str) -> bool:
+    return "ada" in _parts(policy)
+
+
 def _known_policy(policy: str) -> bool:
-    parts = [part.strip() for part in policy.split(",")] if policy else []
-    return parts == ["ada"] or all(part in DIFF_AUGMENT for part in parts)
+    parts = _parts(policy)
+    return parts in (["ada"], ["ada", "cutout"]) or all(part in DIFF_AUGMENT for part in parts)
 
 
 def _ends_early(c: Flat, net: str) -> bool:

@@ -24,7 +24,7 @@ from ganjax.models import MODELS
 from ganjax.models.family import Spec
 from ganjax.nn import native
 from ganjax.nn.fusion import computed_once
-from ganjax.nn.layers import DISCRIMINATION_GROUP, STDDEV_GROUP
+from ganjax.nn.layers import DISCRIMINATION_GROUP
 from ganjax.optim import Optimizer, make_chain, make_schedule
 from ganjax.schedules import make_beta2
 from ganjax.state import GanState, NetState, copy_tree
@@ -94,6 +94,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         packing=config.dis.packing,
         joint=config.dis.norm != "batch",
         group=compared_together(config),
+        fresh_reals=config.train.fresh_reals,
         simultaneous=config.train.shared_forward,
         axis_name=axis_name,
     )
@@ -161,6 +162,11 @@ def count_classes(config: ConfigDict, dataset: Dataset) -> int:
     return dataset.num_classes if config.model.conditional else 0
 
 
+def batches_per_step(config: ConfigDict) -> int:
+    """Batches of reals that a step takes from the data."""
+    return config.train.dis_steps + (config.train.gen_steps if config.train.fresh_reals else 0)
+
+
 def loops_pay(config: ConfigDict) -> bool:
     """Whether updates are as fast in a loop as unrolled: XLA's convolutions on CPU are not, the native ones are."""
     if jax.default_backend() != "cpu" or config.model.name == "mlp":
@@ -193,7 +199,7 @@ def compared_together(config: ConfigDict) -> int:
     """Neighbours in the batch that D compares with each other; 1 where it judges each alone."""
     if config.dis.minibatch_discrimination:
         return DISCRIMINATION_GROUP
-    return STDDEV_GROUP if config.dis.minibatch_stddev else 1
+    return config.dis.stddev_group if config.dis.minibatch_stddev else 1
 
 
 def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
@@ -323,7 +329,7 @@ def make_delivery(
     Each epoch is a permutation of its own, a pure function of (seed, position). Of a dataset that streams, the data
     are this step's and device's own, chosen on the host by the same function: images [updates, n, H, W, C], labels.
     """
-    size, batch, updates = len(dataset.images), config.train.batch_size, config.train.dis_steps
+    size, batch, updates = len(dataset.images), config.train.batch_size, batches_per_step(config)
     scale = 1.0 / dataset.scale
 
     def deliver(data: Tree, state: GanState, index: jax.Array) -> Batch:

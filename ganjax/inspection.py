@@ -13,6 +13,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ganjax.config import flatten, to_json
+from ganjax.factory import batches_per_step
 from ganjax.models.stylegan2 import ModulatedConv
 from ganjax.nn import native, plain
 from ganjax.nn.equalised import EqualConv, EqualDense
@@ -73,7 +74,7 @@ def step_alone(config: ConfigDict, setup: Setup) -> tuple[Game, Callable[..., An
         return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
 
     state = setup.build.shapes()
-    lead = (config.train.dis_steps, share) if setup.dataset.streams else (len(setup.dataset),)
+    lead = (batches_per_step(config), share) if setup.dataset.streams else (len(setup.dataset),)
     data = (setup.dataset.images, setup.dataset.labels)
     shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
     return game, one, state, shapes

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 Images = tuple[jax.Array, ...]
+Dis = Callable[[Images], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Round:
       restyle: offsets of the styles → G's images at them, in G's own round where G has styles; else None.
       style_shape: (layers with a style, size of a style) where G has styles.
       dis: images → logits with the present parameters, differentiable to second order.
+      before: of reals and of fakes, the images before the transforms, packed like D's inputs, and D as a function of
+        them, through the same transforms.
       keys: [N] keys, one per image, for the terms' own randomness.
       step: [] int32.
       control, hyper: see `GanState`.
@@ -46,7 +49,8 @@ class Round:
     params: Any
     restyle: Callable[[jax.Array], Images] | None
     style_shape: tuple[int, int] | None
-    dis: Callable[[Images], jax.Array]
+    dis: Dis
+    before: tuple[tuple[Images, Dis], tuple[Images, Dis]]
     keys: jax.Array
     step: jax.Array
     control: Mapping[str, jax.Array]
@@ -105,6 +109,18 @@ def pack(images: Images, m: int) -> Images:
         return moved.reshape(*moved.shape[:-2], m * x.shape[-1])
 
     return tuple(merge(x) for x in images)
+
+
+def unpack(images: Images, m: int) -> Images:
+    """What `pack` was given: `[N/m, ..., m·C] -> [N, ..., C]`."""
+    if m == 1:
+        return images
+
+    def split(x: jax.Array) -> jax.Array:
+        parts = jnp.moveaxis(x.reshape(*x.shape[:-1], m, x.shape[-1] // m), -2, 1)
+        return parts.reshape(-1, *parts.shape[2:])
+
+    return tuple(split(x) for x in images)
 
 
 def concatenate(batches: Sequence[Images]) -> Images:

@@ -102,6 +102,20 @@ OPTIONS: tuple[Option, ...] = (
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
     Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
     Option(
+        "dis.stddev_group",
+        4,
+        "neighbours in the batch whose deviation it is; one group if they do not divide it",
+        low=2,
+        high=512,
+    ),
+    Option(
+        "dis.label_layers",
+        0,
+        "layers from the label to the vector that D multiplies its features with, 8 in the paper; 0 is one (stylegan2)",
+        low=0,
+        high=16,
+    ),
+    Option(
         "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
     ),
     Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
@@ -165,8 +179,15 @@ OPTIONS: tuple[Option, ...] = (
         choices=("constant", "linear", "cosine", "ada"),
     ),
     Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
-    Option("augment.policy", "", "DiffAugment: color, translation, cutout, joined by commas; ada for ADA"),
+    Option(
+        "augment.policy",
+        "",
+        "DiffAugment: color, translation, cutout, joined by commas; ada, or ada,cutout, for ADA",
+    ),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
+    Option(
+        "augment.color_share", 1.0, "probability of ADA's colour transforms as a share of p", low=0, high=1
+    ),
     Option(
         "augment.final_p",
         0.0,
@@ -199,6 +220,11 @@ OPTIONS: tuple[Option, ...] = (
         "train.shared_forward",
         False,
         "G's update takes the fakes of D's update, and D's judgement of them (simultaneous updates)",
+    ),
+    Option(
+        "train.fresh_reals",
+        False,
+        "G's updates take reals and labels of their own, where they otherwise take those of D's last update",
     ),
     Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
     Option(

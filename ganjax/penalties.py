@@ -5,7 +5,10 @@ flow through the closure, so it must be differentiable twice. It must not use ba
 image's logit depend on the others and the "gradient per image" meaningless; other couplings (minibatch stddev) are
 tolerated, as everywhere in the field: the gradient is that of the sum of the logits.
 
-`images` are tuples of arrays [N, H, W, C] (or points [N, 2]), lowest resolution first, float, in [-1, 1].
+`images` are tuples of arrays [N, H, W, C] (or points [N, 2]), lowest resolution first, float, in [-1, 1]. With R1 and
+R2 `dis` goes through the augmentation, so that the gradient is that of the image before it: a turn leaves its length, a
+contrast of c makes it c times as long, and what is cut or moved out of sight has none. All transforms are affine in the
+images and pass it on; noise adds and changes nothing.
 Penalties average over the scales of the tuple (MSG-GAN, Karnewar & Wang 2019). Values are float32 [N].
 """
 
@@ -176,26 +179,37 @@ def consistency(logits: Array, augmented_logits: Array) -> Array:
 
 
 class PenaltyFn(Protocol):
-    """A penalty in the one shape that the step knows; `keys` are [N] PRNG keys, one an image."""
+    """A penalty in the one shape that the step knows.
+
+    `keys` are [N] PRNG keys, one an image; `fake_dis` is D on the fakes where that is another function than on reals.
+    """
 
     def __call__(
-        self, dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None
+        self,
+        dis: Dis,
+        reals: Images,
+        fakes: Images,
+        keys: Array,
+        *,
+        fake_dis: Dis | None = None,
+        axis_name: str | None = None,
     ) -> Array: ...
 
 
-def _r1(dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None) -> Array:
-    del fakes, keys, axis_name
+def _r1(dis: Dis, reals: Images, fakes: Images, keys: Array, **options: Any) -> Array:
+    del fakes, keys, options
     return r1(dis, reals)
 
 
-def _r2(dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None) -> Array:
-    del reals, keys, axis_name
-    return r2(dis, fakes)
+def _r2(
+    dis: Dis, reals: Images, fakes: Images, keys: Array, *, fake_dis: Dis | None = None, **options: Any
+) -> Array:
+    del reals, keys, options
+    return r2(fake_dis or dis, fakes)
 
 
-def _r1_r2(dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None) -> Array:
-    del keys, axis_name
-    return r1(dis, reals) + r2(dis, fakes)
+def _r1_r2(dis: Dis, reals: Images, fakes: Images, keys: Array, **options: Any) -> Array:
+    return _r1(dis, reals, fakes, keys) + _r2(dis, reals, fakes, keys, **options)
 
 
 def _wgan_gp(
@@ -204,37 +218,56 @@ def _wgan_gp(
     fakes: Images,
     keys: Array,
     *,
-    axis_name: str | None = None,
     one_sided: bool = False,
+    **options: Any,
 ) -> Array:
-    del axis_name
+    del options
     alphas = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
     return wgan_gp(dis, reals, fakes, alphas, one_sided=one_sided)
 
 
-def _dragan(dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None) -> Array:
-    del fakes
+def _dragan(
+    dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None, **options: Any
+) -> Array:
+    del fakes, options
     return dragan(dis, reals, normal_like(keys, reals), axis_name=axis_name)
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """A gradient penalty: `(dis, reals, fakes, keys, *, axis_name=None) -> [N]` and what a config has to know."""
+    """A gradient penalty, and what a config has to know.
+
+    Attributes:
+      fn: `(dis, reals, fakes, keys, *, fake_dis=None, axis_name=None) -> [N]`.
+      source: the paper.
+      before_transforms: whether it differentiates through augmentation and noise to the images before them, as the
+        code of StyleGAN2-ADA and R3GAN does, else at D's own inputs: WGAN-GP and DRAGAN ask for a Lipschitz constant of
+        D, at points between or around what it is shown, which are the augmentation of no one image.
+      forbids_batch_norm: in D.
+    """
 
     fn: PenaltyFn
     source: str
+    before_transforms: bool = False
     forbids_batch_norm: bool = True
 
     def __call__(
-        self, dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None
+        self,
+        dis: Dis,
+        reals: Images,
+        fakes: Images,
+        keys: Array,
+        *,
+        fake_dis: Dis | None = None,
+        axis_name: str | None = None,
     ) -> Array:
-        return self.fn(dis, reals, fakes, keys, axis_name=axis_name)
+        return self.fn(dis, reals, fakes, keys, fake_dis=fake_dis, axis_name=axis_name)
 
 
 PENALTIES: dict[str, Penalty] = {
-    "r1": Penalty(_r1, "Mescheder et al. 2018"),
-    "r2": Penalty(_r2, "Mescheder et al. 2018"),
-    "r1_r2": Penalty(_r1_r2, "Huang et al. 2024 (R3GAN)"),
+    "r1": Penalty(_r1, "Mescheder et al. 2018", before_transforms=True),
+    "r2": Penalty(_r2, "Mescheder et al. 2018", before_transforms=True),
+    "r1_r2": Penalty(_r1_r2, "Huang et al. 2024 (R3GAN)", before_transforms=True),
     "wgan_gp": Penalty(_wgan_gp, "Gulrajani et al. 2017"),
     "wgan_gp_one_sided": Penalty(functools.partial(_wgan_gp, one_sided=True), "Petzka et al. 2018 (WGAN-LP)"),
     "dragan": Penalty(_dragan, "Kodali et al. 2017"),

@@ -14,7 +14,7 @@ from ganjax.config import flatten
 from ganjax.data import Dataset, load
 from ganjax.data.lazy import LazyImages
 from ganjax.data.stream import Feed, Resident, Share, Stream
-from ganjax.factory import Build, build
+from ganjax.factory import Build, batches_per_step, build
 from ganjax.nn import native
 
 PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
@@ -49,7 +49,7 @@ class Setup:
         count = processes.count()
         share = Share(
             config.train.batch_size,
-            config.train.dis_steps,
+            batches_per_step(config),
             steps,
             len(self.devices) // count,
             processes.index(),

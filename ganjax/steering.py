@@ -44,17 +44,24 @@ def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
 def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState], Images]:
     """Augmentation, then noise, of D's inputs; the same for reals and fakes, in D's and G's updates."""
     policy = _policy(config)
+    color_share = config.augment.color_share
     noisy, schedule = config.noise.std > 0, config.noise.schedule
     noise_steps = max(1.0, config.noise.end * config.train.steps)
 
     def transform(keys: jax.Array, images: Images, state: GanState) -> Images:
         if "ada" in policy:
-            images = ada_augment(purpose_keys(keys, 0), images, state.control["ada/p"])
+            images = ada_augment(
+                purpose_keys(keys, 0),
+                images,
+                state.control["ada/p"],
+                color_share=color_share,
+                cutout="cutout" in policy,
+            )
         elif policy:
             images = diff_augment(purpose_keys(keys, 0), images, policy)
         if noisy:
             if schedule == "ada":
-                level = state.control["ada/p"]
+                level = jnp.minimum(state.control["ada/p"], 1.0)
             else:
                 level = NOISE_SCHEDULES[schedule](
                     jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0)
@@ -108,7 +115,8 @@ def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, ja
 def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
     """(state after the step) → G's averaged variables (Karras et al. 2018; half-life as in StyleGAN2).
 
-    Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors are G's own.
+    Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors and StyleGAN2's mean
+    style, which is an average already, are G's own, as in the authors' code.
     """
     images = config.train.batch_size * config.train.gen_steps
     half_life, rampup = config.ema.half_life_kimg * 1000, config.ema.rampup
@@ -121,9 +129,14 @@ def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
         seen = state.step.astype(jnp.float32) * images
         life = jnp.minimum(half_life, rampup * seen) if rampup else jnp.asarray(half_life, jnp.float32)
         beta = jnp.exp2(-images / jnp.maximum(life, 1e-3))
-        blend = lambda old, new: new + (old - new) * beta
+
+        def blend(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+            return new if getattr(path[-1], "key", "") == "mean_style" else new + (old - new) * beta
+
         return {
-            name: value if name == "spectral" else jax.tree.map(blend, state.ema[name], value)
+            name: value
+            if name == "spectral"
+            else jax.tree_util.tree_map_with_path(blend, state.ema[name], value)
             for name, value in now.items()
         }
 

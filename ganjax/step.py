@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from ganjax.accumulation import accumulated
 from ganjax.keys import image_keys, purpose_keys
-from ganjax.objective import Images, Objective, Round, concatenate, pack
+from ganjax.objective import Images, Objective, Round, concatenate, pack, unpack
 from ganjax.optim import Optimizer
 from ganjax.state import GanState, NetState
 
@@ -33,7 +33,8 @@ class Batch:
     """One step's share of one device.
 
     Attributes:
-      reals: tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = updates of D in a step.
+      reals: tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = batches of a step: one for
+        each update of D, and with `fresh_reals` one for each of G.
       labels: [U, n] int32, or None; networks made for no classes ignore them.
       index: [n] int32, the images' places in the global batch.
     """
@@ -61,6 +62,7 @@ class Game:
       packing: samples that D judges together.
       joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
       group: neighbours that D compares; it judges in one pass only what are whole groups.
+      fresh_reals: whether G's updates have reals of their own, else those of D's last.
       simultaneous: whether G's update takes the fakes, and D's judgement of them, of D's update.
       axis_name: of the devices; None for a single device without mapping.
     """
@@ -82,6 +84,7 @@ class Game:
     packing: int = 1
     joint: bool = True
     group: int = 1
+    fresh_reals: bool = False
     simultaneous: bool = False
     axis_name: str | None = "devices"
 
@@ -112,10 +115,11 @@ def train_step(game: Game, state: GanState, batch: Batch) -> tuple[GanState, Met
 def update_often(
     name: str, game: Game, state: GanState, batch: Batch, count: int
 ) -> tuple[GanState, Metrics]:
-    """`count` updates of one network, the metrics of the last; each of D's has its own reals, G's have D's last."""
+    """`count` updates of one network, the metrics of the last; each of D's has its own reals."""
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
-        place, purpose = (i, 2 * i) if name == "dis" else (game.dis_steps - 1, 2 * i + 1)
+        last = game.dis_steps + i if game.fresh_reals else game.dis_steps - 1
+        place, purpose = (i, 2 * i) if name == "dis" else (last, 2 * i + 1)
         given: Any = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
         return update_net(name, game, state, given[0], given[1], batch.index, purpose)
 
@@ -287,9 +291,14 @@ def play_round(
     move: bool,
 ) -> tuple[Round, Tree]:
     """D's judgement of reals and fakes after the same transforms; `move` lets its spectral vectors move."""
-    with jax.named_scope("augment"):
-        reals = pack(game.transform(purpose_keys(keys, 1), reals, state), game.packing)
-        fakes = pack(game.transform(purpose_keys(keys, 2), fakes, state), game.packing)
+    sources = (pack(reals, game.packing), pack(fakes, game.packing))
+
+    def shown(images: Images, purpose: int) -> Images:
+        with jax.named_scope("augment"):
+            plain = unpack(images, game.packing)
+            return pack(game.transform(purpose_keys(keys, purpose), plain, state), game.packing)
+
+    reals, fakes = shown(sources[0], 1), shown(sources[1], 2)
     batches = ([reals] if objective.needs_reals else []) + [fakes]
     judged, stats = judge(game, params, stats, batches, labels, move=move, see=objective.needs_seen)
     (fake_logits, fake_seen), (real_logits, real_seen) = (
@@ -312,6 +321,10 @@ def play_round(
         restyle=None,
         style_shape=getattr(game.gen, "style_shape", None),
         dis=dis,
+        before=(
+            (sources[0], lambda images: dis(shown(images, 1))),
+            (sources[1], lambda images: dis(shown(images, 2))),
+        ),
         keys=purpose_keys(keys, 3)[:: game.packing],
         step=state.step,
         control=state.control,

@@ -151,7 +151,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     Technique(
         "minibatch_stddev",
         5,
-        ("dis.minibatch_stddev",),
+        ("dis.minibatch_stddev", "dis.stddev_group"),
         "Karras et al. 2018, section 3",
         "D sees the standard deviation over groups of four samples",
     ),
@@ -179,7 +179,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     Technique(
         "ada",
         6,
-        ("augment.policy", "augment.target", "augment.speed_kimg", "augment.final_p"),
+        ("augment.policy", "augment.target", "augment.speed_kimg", "augment.final_p", "augment.color_share"),
         "Karras et al. 2020b (ADA), appendix B",
         "augmentation whose strength follows how much D overfits",
     ),

@@ -91,7 +91,15 @@ def _dis_loss(config: ConfigDict) -> Term:
 
 def _gradient_penalty(name: str) -> Term:
     penalty = PENALTIES[name]
-    return lambda r: penalty(r.dis, r.reals, r.fakes, purpose_keys(r.keys, 1), axis_name=r.axis_name)
+
+    def term(r: Round) -> jax.Array:
+        keys = purpose_keys(r.keys, 1)
+        if not penalty.before_transforms:
+            return penalty(r.dis, r.reals, r.fakes, keys, axis_name=r.axis_name)
+        (reals, dis), (fakes, fake_dis) = r.before
+        return penalty(dis, reals, fakes, keys, fake_dis=fake_dis, axis_name=r.axis_name)
+
+    return term
 
 
 def _falling(config: ConfigDict, term: Term) -> Term:
@@ -114,7 +122,8 @@ def _class_loss(r: Round, *, reals: bool) -> jax.Array:
 def _path_length(config: ConfigDict) -> Callable[[Round], Value]:
     """(‖Jᵀy‖ − a)² at every k-th step, times k; a is the running mean of the lengths (Karras et al. 2020, section 3.2).
 
-    Half of the batch is used, as in the authors' code.
+    As in the authors' code half of the batch is used, the lengths are those of G's images before any transform, and the
+    gradient also goes through what this step adds to a.
     """
     every = config.loss.path_length_every
 
@@ -129,8 +138,8 @@ def _path_length(config: ConfigDict) -> Callable[[Round], Value]:
             batch_mean = jnp.mean(lengths)
             if r.axis_name is not None:
                 batch_mean = jax.lax.pmean(batch_mean, r.axis_name)
-            now = mean + 0.01 * (jax.lax.stop_gradient(batch_mean) - mean)
-            return jnp.mean(jnp.square(lengths - now)) * every, now
+            now = mean + 0.01 * (batch_mean - mean)
+            return jnp.mean(jnp.square(lengths - now)) * every, jax.lax.stop_gradient(now)
 
         value, now = jax.lax.cond(r.step % every == 0, due, lambda: (jnp.zeros((), jnp.float32), mean))
         return value, {"path_length_mean": now}

@@ -334,4 +334,13 @@ def test_ada_moves_p_towards_the_target():
         p = step(p, jnp.float32(0.9))
     np.testing.assert_allclose(p, 0.5, atol=1e-3)
     assert step(p, jnp.float32(0.1)) < p and step(p, jnp.float32(0.5), target=jnp.float32(0.4)) > p
-    assert step(jnp.float32(0), jnp.float32(-1)) == 0 and step(jnp.float32(1), jnp.float32(1)) == 1
+    assert step(jnp.float32(0), jnp.float32(-1)) == 0 and step(jnp.float32(1), jnp.float32(1)) > 1
+
+
+def test_ada_above_one_is_as_at_one():
+    images, keys = (
+        (jax.random.uniform(jax.random.key(0), (4, 8, 8, 3), minval=-1.0),),
+        jax.random.split(jax.random.key(1), 4),
+    )
+    one, above = (augment.ada_augment(keys, images, p)[0] for p in (1.0, 1.3))
+    np.testing.assert_array_equal(above, one)

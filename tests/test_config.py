@@ -46,6 +46,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("loss.auxiliary_classifier", "model.conditional"): {"loss.auxiliary_classifier": 1.0},
     ("penalty.final_scale", "dis.optimizer.schedule"): {"penalty.final_scale": 0.1},
     ("augment.final_p", "augment.policy"): {"augment.final_p": 0.3, "dis.optimizer.schedule": "cosine"},
+    ("augment.color_share", "augment.policy"): {"augment.color_share": 0.5, "augment.policy": "color"},
     ("augment.final_p", "dis.optimizer.schedule"): {"augment.final_p": 0.3, "augment.policy": "ada"},
     **{
         (f"{net}.optimizer.final_beta2", f"{net}.optimizer.{other}"): {
@@ -72,6 +73,7 @@ VIOLATIONS: dict[tuple[str, ...], dict[str, Any]] = {
         "train.dis_steps": 2,
     },
     ("train.shared_forward", "train.accumulate"): {"train.shared_forward": True, "train.accumulate": 2},
+    ("train.shared_forward", "train.fresh_reals"): {"train.shared_forward": True, "train.fresh_reals": True},
     ("train.shared_forward", "loss.path_length"): {
         "model.name": "stylegan2",
         "gen.norm": "none",

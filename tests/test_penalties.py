@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 from small import run_steps, small_config
+from toy import Toy
 
 from ganjax import penalties
+from ganjax.keys import image_keys, purpose_keys
 from ganjax.models.dcgan import DCGANDiscriminator
 from ganjax.penalties import PENALTIES
 
@@ -247,6 +249,27 @@ def test_penalties_move_d_alike_on_one_device_and_on_two(name):
     assert rows[0]["grad_norm/dis"] > 0.1  # times the rate it is what the parameters moved by
     for a, b in zip(*(jax.tree.leaves(state.dis.params) for state in (one, two)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+@pytest.mark.parametrize("name", ["r1", "r2", "wgan_gp"])
+def test_r1_and_r2_are_taken_before_the_augmentation(name, packing):
+    """Of a linear D: ½‖Tᵀw‖², T the augmentation of an image; WGAN-GP asks D itself, whose gradient is w."""
+    reals, fake = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)), np.full((8, 8, 1), 0.3)
+    weights = np.random.default_rng(1).normal(size=64 * packing) * 0.5
+    options = {"augment__policy": "color,translation,cutout", "noise__std": 0.1, "dis__packing": packing}
+    toy = Toy(reals, fake, weights, penalty__name=name, **options)
+    _, rows = toy.run(1)
+    w = jnp.asarray(weights, jnp.float32).reshape(8, 8, packing)
+    of_each = jnp.tile(jnp.moveaxis(w, -1, 0)[..., None], (8 // packing, 1, 1, 1))
+    keys = purpose_keys(image_keys(toy.first, 0, jnp.arange(8)), 1 if name == "r1" else 2)
+    images = (jnp.asarray(reals, jnp.float32),)
+    shown = lambda x: jnp.sum(toy.game.transform(keys, (x,), toy.first)[0] * of_each)
+    before = 0.5 * np.square(jax.grad(shown)(images[0])).sum() / (8 // packing)
+    at_inputs = (np.sqrt(np.square(weights).sum() + 1e-4) - 1) ** 2
+    assert not np.isclose(before, 0.5 * np.square(weights).sum(), rtol=0.03)
+    expected = at_inputs if name == "wgan_gp" else before
+    assert rows[0]["dis/penalty"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

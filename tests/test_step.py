@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from small import points_config, run_steps, small_config
+from toy import Toy
 
 from ganjax.state import count_parameters
 
@@ -268,3 +269,26 @@ def compiled_step(config):
     mapped = parallel.map_over_devices(one, jax.devices()[:2], "shard_map")
     numbers = jax.ShapeDtypeStruct((2,), jax.numpy.int32)
     return made, mapped.lower(made.shapes(), shapes, numbers).compile().as_text()
+
+
+def test_fresh_reals_are_the_next_ones_and_g_is_paired_with_them():
+    reals, weights = np.random.default_rng(0).normal(size=(64, 2)), np.array([0.7, -1.2])
+    fixed = {"dis__optimizer__learning_rate": 0.0, "loss__name": "rp_non_saturating"}
+    toy = Toy(reals, [0.3, 0.1], weights, train__fresh_reals=True, train__gen_steps=2, **fixed)
+    toy_reals = toy.build.deliver(
+        (jax.numpy.asarray(reals, np.float32), None), toy.first, jax.numpy.arange(64)
+    ).reals[0]
+    assert toy_reals.shape == (3, 64, 2)
+    order = [tuple(map(float, x)) for x in np.asarray(toy_reals).reshape(-1, 2)]
+    assert len(set(order[:64])) == len(set(order[64:128])) == 64 and order[:64] != order[64:128]
+    _, rows = toy.run(1)
+    first, last = np.asarray(toy_reals, np.float64)[[0, 2]] @ weights
+    softplus = lambda x: np.log1p(np.exp(x)).mean()
+    assert rows[0]["dis/adversarial"] == pytest.approx(
+        softplus(np.array([0.3, 0.1]) @ weights - first), rel=1e-4
+    )
+    gen = np.asarray(toy.first.gen.params["image"], np.float64)
+    second = np.asarray(toy_reals, np.float64)[1] @ weights
+    slope = lambda image, real: -(1 / (1 + np.exp(image @ weights - real))).mean() * weights
+    gen = gen - rows[0]["lr/gen"] * slope(gen, second)
+    assert rows[0]["gen/adversarial"] == pytest.approx(softplus(last - gen @ weights), rel=1e-4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 from scipy import signal
 from small import run_steps, small_config
 
+from ganjax.keys import purpose_keys
 from ganjax.models.stylegan2 import ModulatedConv, StyleGAN2Generator
 from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve_down, convolve_up, fir_down, fir_up
 from ganjax.nn.layers import GroupedConv, _grouped_convolution, _grouped_products
 from ganjax.penalties import orthogonality, path_lengths
+from ganjax.terms import gen_objective
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -26,12 +31,18 @@ def spread(x):
     return out
 
 
-def convolved(x, kernel):
-    """3×3 correlation with zeros around, by SciPy."""
-    out = np.zeros((*x.shape[:3], kernel.shape[-1]))
+def convolved(x, kernel, around=1):
+    """3×3 correlation with `around` zeros around, by SciPy."""
+    x = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    out = np.zeros((len(x), x.shape[1] - 2, x.shape[2] - 2, kernel.shape[-1]))
     for n, i, o in np.ndindex(x.shape[0], kernel.shape[2], kernel.shape[3]):
-        out[n, :, :, o] += signal.correlate2d(x[n, :, :, i], kernel[:, :, i, o], mode="same")
+        out[n, :, :, o] += signal.correlate2d(x[n, :, :, i], kernel[:, :, i, o], mode="valid")
     return out
+
+
+def doubled(x, kernel):
+    """What StyleGAN2 does on its way up: 2H + 1 samples, then the filter, which leaves 2H."""
+    return filtered(convolved(spread(x)[:, :-1, :-1], kernel, 2), SMOOTH, 1, 1, 4)
 
 
 def filtered(x, taps, before, after, gain):
@@ -63,10 +74,17 @@ def test_convolutions_that_double_and_halve_against_scipy():
         RNG.normal(size=(2, 6, 4, 3)).astype(np.float32),
         RNG.normal(size=(3, 3, 3, 5)).astype(np.float32),
     )
-    up = filtered(convolved(spread(x), kernel), SMOOTH, 2, 1, 4)
+    up = doubled(x, kernel)
     np.testing.assert_allclose(convolve_up(jnp.asarray(x), jnp.asarray(kernel)), up, rtol=1e-4, atol=1e-4)
-    down = convolved(filtered(x, SMOOTH, 1, 2, 1), kernel)[:, ::2, ::2]
+    down = convolved(filtered(x, SMOOTH, 2, 2, 1), kernel, 0)[:, ::2, ::2]
     np.testing.assert_allclose(convolve_down(jnp.asarray(x), jnp.asarray(kernel)), down, rtol=1e-4, atol=1e-4)
+    line = lambda y: np.asarray(y)[0, :, y.shape[2] // 2, 0]
+    ones = lambda side: jnp.ones((1, side, side, 1))
+    # the official code's, along the middle
+    np.testing.assert_allclose(
+        line(convolve_up(ones(4), ones(3)[0, :, :, :, None])), [6, 8.25, 9, 9, 9, 9, 8.25, 6]
+    )
+    np.testing.assert_allclose(line(convolve_down(ones(8), ones(3)[0, :, :, :, None])), [7.125, 9, 9, 7.125])
 
 
 @pytest.mark.parametrize("up", [False, True])
@@ -83,7 +101,7 @@ def test_modulated_convolution_is_a_kernel_for_each_sample(up, demodulate):
     if demodulate:
         kernels = kernels / np.sqrt(np.square(kernels).sum(axis=(1, 2, 3), keepdims=True) + 1e-8)
     expected = [
-        filtered(convolved(spread(one), kernel), SMOOTH, 2, 1, 4) if up else convolved(one, kernel)
+        doubled(one, kernel) if up else convolved(one, kernel)
         for one, kernel in zip(x[:, None], kernels, strict=True)
     ]
     np.testing.assert_allclose(layer.apply(variables, x, w), np.concatenate(expected), rtol=1e-5, atol=1e-5)
@@ -225,6 +243,30 @@ def test_path_length_regularisation_moves_its_mean_every_few_steps():
     assert 0 < means[0] == means[1] < means[2] == means[3]
     assert [row["gen/path_length"] > 0 for row in rows] == [True, False, True, False]
     assert float(state.control["path_length/mean"]) == pytest.approx(means[-1])
+    # an average already: the average of G has G's
+    styles = [state.ema["batch_stats"]["mean_style"], state.gen.stats["batch_stats"]["mean_style"]]
+    np.testing.assert_array_equal(*styles)
+
+
+def test_the_gradient_of_path_lengths_goes_through_the_running_mean_too():
+    """Of an image that is `size` times a fixed function of the styles: lengths l become size·l."""
+    config = small_config(model__name="stylegan2", gen__norm="none", model__msg="none", loss__path_length=2.0)
+    term, keys = gen_objective(config).terms["path_length"], jax.random.split(KEY, 8)
+    weights = jnp.asarray(RNG.normal(size=(4, 15, 12)), jnp.float32)
+
+    def restyle(offsets, size=1.0):
+        n = offsets.shape[0]
+        return (size * jnp.einsum("nl,nlp->np", offsets.reshape(n, 15), weights[:n]).reshape(n, 2, 2, 3),)
+
+    def value(size):
+        shown = {"keys": keys, "step": jnp.int32(0), "control": {"path_length/mean": jnp.float32(2.0)}}
+        restyled = partial(restyle, size=size)
+        return term(SimpleNamespace(restyle=restyled, style_shape=(3, 5), axis_name=None, **shown))[0]
+
+    size, lengths = 1.5, np.asarray(path_lengths(restyle, purpose_keys(keys, 4)[:4], (3, 5)))
+    mean = 2.0 + 0.01 * (size * lengths.mean() - 2.0)
+    expected = 4 * np.mean(2 * (size * lengths - mean) * (lengths - 0.01 * lengths.mean()))
+    np.testing.assert_allclose(jax.grad(value)(jnp.float32(size)), expected, rtol=1e-4)
 
 
 def test_auxiliary_classifier_learns_the_classes():

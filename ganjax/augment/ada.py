@@ -1,6 +1,7 @@
 """Adaptive discriminator augmentation (ADA; Karras et al. 2020b, "Training GANs with limited data", app. B).
 
-The paper's pixel blitting, geometry and colour (the set it trains with), each applied to an image with probability p.
+The paper's pixel blitting, geometry and colour (the set it trains with), each applied to an image with probability p;
+and cutout, with which R3GAN trains.
 Differences: all the geometry is one affine warp with bilinear
 sampling, without the wavelet filters around it, so shrinking aliases a little; and the image goes on outside as its
 mirror about the *border*, not about the outermost pixels' centres, since the border is the same at every scale.
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ganjax.keys import purpose_keys
 from ganjax.nn.fusion import computed_once
 
 Images = tuple[Array, ...]
@@ -84,11 +86,11 @@ def random_affine(dice: Dice, p: Array, height: int, width: int) -> Affine:
 
     Args:
         dice: of the images; 18 numbers.
-        p: scalar float32 in [0, 1], the probability of each transform.
+        p: scalar float32, the probability of each transform; above 1 as 1.
         height, width: of the finest scale, in pixels.
     """
     # Two rotations would turn an image with probability 1 - (1 - p)²; at this one each they do with p in all.
-    p_turn = 1.0 - jnp.sqrt(1.0 - p)
+    p_turn = 1.0 - jnp.sqrt(jnp.maximum(1.0 - p, 0.0))
     fraction = (dice.normal(0.125), dice.normal(0.125))
     one, zero = jnp.ones_like(fraction[0]), jnp.zeros_like(fraction[0])
 
@@ -201,8 +203,33 @@ def recolour(images: Array, colour: Colour) -> Array:
     return c.own * images + turned + c.offset
 
 
-def ada_augment(keys: Array, images: Images, p: float | Array) -> Images:
-    """Random geometry, then random colour, each transform of each image with probability p.
+def random_cutout(dice: Dice, p: Array, height: int, width: int) -> tuple[Array, Array]:
+    """A box of half the height and width about a point anywhere (3 numbers): rows [N, height] and columns [N, width].
+
+    The box is where both are 1.
+    """
+    on = dice.applied(p, jnp.ones_like(dice.uniform(0.0, 1.0)))
+
+    def within(size: int) -> Array:
+        centre = dice.uniform(0.0, 1.0)[:, None]
+        place = (jnp.arange(size, dtype=jnp.float32)[None, :] + 0.5) / size
+        return (jnp.abs(place - centre) < 0.25).astype(jnp.float32)
+
+    return on[:, None] * within(height), within(width)
+
+
+def cut(images: Array, rows: Array, columns: Array) -> Array:
+    """Images [N, H, W, C] with the box of `rows` and `columns` set to zero (grey); of a coarse image by its share."""
+    n, h, w, _ = images.shape
+    rows, columns = (jnp.mean(x.reshape(n, size, -1), axis=2) for x, size in ((rows, h), (columns, w)))
+    kept = 1.0 - rows[:, :, None, None] * columns[:, None, :, None]
+    return images * kept.astype(images.dtype)
+
+
+def ada_augment(
+    keys: Array, images: Images, p: float | Array, *, color_share: float = 1.0, cutout: bool = False
+) -> Images:
+    """Random geometry, then random colour, then a hole, each transform of each image with probability p.
 
     | transform | distribution |
     |---|---|
@@ -212,11 +239,14 @@ def ada_augment(keys: Array, images: Images, p: float | Array) -> Images:
     | rotation, before and after the stretch | U(-π, π), with 1 - √(1-p) each |
     | brightness; contrast | N(0, .2²); log-normal, .5·ln 2 |
     | luma flip; hue; saturation | even; U(-π, π); log-normal, ln 2 |
+    | cutout, where asked for | a box of half the sides, centred anywhere |
 
     Args:
         keys: [N] PRNG keys, one an image.
         images: tuple of [N, H, W, C] in [-1, 1], C 1 or 3, lowest resolution first.
-        p: in [0, 1], may be traced. 0 gives the images back, exactly.
+        p: at least 0, may be traced. 0 gives the images back, exactly; above 1 is as 1.
+        color_share: of p, for the colour transforms (R3GAN: ½).
+        cutout: whether there is a hole, as R3GAN has and the paper's choice of transforms has not.
 
     Raises:
         ValueError: not images, or channels other than 1 or 3.
@@ -228,8 +258,12 @@ def ada_augment(keys: Array, images: Images, p: float | Array) -> Images:
     height, width, channels = images[-1].shape[1:]
     dice = Dice(keys, 28)
     affine = random_affine(dice, p, height, width)
-    colour = random_colour(dice, p, channels)
-    return tuple(recolour(warp(x, affine, height, width), colour) for x in images)
+    colour = random_colour(dice, color_share * p, channels)
+    images = tuple(recolour(warp(x, affine, height, width), colour) for x in images)
+    if not cutout:
+        return images
+    box = random_cutout(Dice(purpose_keys(keys, 1), 4), p, height, width)
+    return tuple(cut(x, *box) for x in images)
 
 
 def ada_update(
@@ -242,12 +276,15 @@ def ada_update(
 ) -> Array:
     """p one step up or down, towards r = target (Karras et al. 2020b, sec. 3).
 
+    It is at least 0 and, as in the authors' code, may pass 1, where it acts as 1: how long D has overfitted with all
+    transforms on is how long it takes for them to become fewer.
+
     Args:
-        p: scalar in [0, 1].
+        p: scalar, at least 0.
         sign_mean: r = E[sign D(real)] since the last update, over the global batch; scalar in [-1, 1].
         target: of r. Above it D overfits, and p rises.
         images_per_update: reals that D saw since the last update.
         speed_kimg: thousands of images that take p from 0 to 1.
     """
     step = jnp.sign(sign_mean - target) * (images_per_update / (speed_kimg * 1000.0))
-    return jnp.clip(p + step, 0.0, 1.0)
+    return jnp.maximum(p + step, 0.0)

@@ -28,7 +28,7 @@ class Share:
 
     Attributes:
         batch_size: images of an update over all processes.
-        updates: of D in a step.
+        updates: of a step that have reals of their own.
         steps: of a call.
         devices: of this process; each gets neighbours of the batch.
         process_index, process_count: which contiguous part of each batch is this process's.

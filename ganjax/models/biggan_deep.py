@@ -11,7 +11,7 @@ from ganjax.models.family import Family, Spec
 from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.conditional import SelfAttention
 from ganjax.nn.convolution import downsample
-from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
+from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
 
 
 class BigGANDeepDiscriminator(nn.Module):
@@ -28,6 +28,7 @@ class BigGANDeepDiscriminator(nn.Module):
     attention: int = 0
     msg: str = "none"
     minibatch_stddev: bool = False
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -49,7 +50,7 @@ class BigGANDeepDiscriminator(nn.Module):
                     x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
             if x.shape[1] == self.attention:
                 x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
-        x = minibatch_stddev(x) if self.minibatch_stddev else x
+        x = minibatch_stddev(x, self.stddev_group) if self.minibatch_stddev else x
         x = jnp.sum(nn.relu(x), axis=(1, 2))
         self.sow("intermediates", "features", x)
         return logits_of(self, x, labels, dense)

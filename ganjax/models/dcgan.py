@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
-from ganjax.nn.layers import Conv, Dense, Dtype, Norm, minibatch_stddev
+from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, Norm, minibatch_stddev
 
 
 class DCGANGenerator(nn.Module):
@@ -76,6 +76,7 @@ class DCGANDiscriminator(nn.Module):
     auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = False
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -95,7 +96,7 @@ class DCGANDiscriminator(nn.Module):
             if size in scales:
                 x = join(self.msg, x, scales[size], conv)
             if self.minibatch_stddev and (self.msg != "none" or size == BASE):
-                x = minibatch_stddev(x)
+                x = minibatch_stddev(x, self.stddev_group)
             x = block(self, DCGANDiscriminator._level, x, size=size, train=train)
         self.sow("intermediates", "features", x)
         return logits_of(self, x.reshape(x.shape[0], -1), labels, dense, pooled=jnp.sum(x, axis=(1, 2)))

@@ -82,7 +82,8 @@ class Spec:
         if net == "gen":
             shared |= {"image_channels": self.image_channels, "sides": self.sides}
         else:
-            shared |= {"msg": self.msg, "minibatch_stddev": self.dis["minibatch_stddev"]}
+            names = ("minibatch_stddev", "stddev_group")
+            shared |= {"msg": self.msg, **{name: self.dis[name] for name in names}}
         return {**shared, **self.common(net)}
 
 

@@ -34,12 +34,17 @@ def block(net: Any, body: Callable[..., Any], *arrays: Any, **options: Any) -> A
     return nn.remat(lambda net, *arrays: body(net, *arrays, **options))(net, *arrays)
 
 
-def with_labels(latents: jax.Array, labels: jax.Array | None, classes: int, dtype: Dtype) -> jax.Array:
-    """Latent vectors, and beside them a learned vector of each class, both [N, Z]; just the former for no classes."""
+def with_labels(
+    latents: jax.Array, labels: jax.Array | None, classes: int, dtype: Dtype, std: float = 1.0
+) -> jax.Array:
+    """Latent vectors, and beside them a learned vector of each class, both [N, Z]; just the former for no classes.
+
+    `std` is that of the learned vectors at the start.
+    """
     if not classes:
         return latents.astype(dtype)
     assert labels is not None
-    table = nn.Embed(classes, latents.shape[-1], embedding_init=nn.initializers.normal(1.0), dtype=dtype)
+    table = nn.Embed(classes, latents.shape[-1], embedding_init=nn.initializers.normal(std), dtype=dtype)
     return jnp.concatenate([latents.astype(dtype), table(labels)], axis=-1)
 
 

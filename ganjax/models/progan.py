@@ -16,7 +16,7 @@ from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.equalised import EqualConv, EqualDense
-from ganjax.nn.layers import Dtype, Norm, minibatch_stddev, pixel_norm
+from ganjax.nn.layers import STDDEV_GROUP, Dtype, Norm, minibatch_stddev, pixel_norm
 
 ROOT2 = 2.0**0.5
 
@@ -84,6 +84,7 @@ class ProGANDiscriminator(nn.Module):
     auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = True
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -102,7 +103,7 @@ class ProGANDiscriminator(nn.Module):
             if side in scales:
                 x = join(self.msg, x, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
-                x = minibatch_stddev(x)
+                x = minibatch_stddev(x, self.stddev_group)
             x = block(self, ProGANDiscriminator._level, x, side=side)
         self.sow("intermediates", "features", x)
         hidden = EqualDense(self._channels(BASE), self.spectral, gain=ROOT2, dtype=self.dtype)

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
-from ganjax.nn.equalised import fir_down, fir_up
-from ganjax.nn.layers import Conv, Dense, Dtype, minibatch_stddev
+from ganjax.nn.equalised import SMOOTH, fir_down, fir_up
+from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
 from ganjax.nn.plain import spread
 
-TAPS = (1.0, 2.0, 1.0)
 GROUP = 16  # channels in a group of the 3×3 convolution
 EXPANSION = 2  # of the channels inside a block
 LEAKY_GAIN = (2.0 / (1.0 + 0.2**2)) ** 0.5
@@ -102,7 +101,7 @@ class R3GANGenerator(nn.Module):
 
         size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         blocks = self.depth * len(levels(self.resolution))
-        z = with_labels(latents, labels, self.classes, self.dtype)
+        z = with_labels(latents, labels, self.classes, self.dtype, max(1, self.classes) ** -0.5)
         first = Dense(
             size(BASE), self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype
         )
@@ -115,7 +114,7 @@ class R3GANGenerator(nn.Module):
         bound = nn.tanh if exp.endswith('t') else (lambda x: x)
         for side in levels(self.resolution):
             if side > BASE:
-                x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, TAPS)
+                x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, SMOOTH)
             for _ in range(self.depth):
                 x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
@@ -144,6 +143,7 @@ class R3GANDiscriminator(nn.Module):
     auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = False
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -173,13 +173,13 @@ class R3GANDiscriminator(nn.Module):
             if side in scales:
                 joined = join(self.msg, joined, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
-                joined = minibatch_stddev(joined)
+                joined = minibatch_stddev(joined, self.stddev_group)
             # The blocks keep their channels, so what was joined is mixed down to them first.
             x = linear(size(side))(joined) if joined.shape[-1] != size(side) else joined
             for _ in range(self.depth):
                 x = block(self, R3GANDiscriminator._block, x, blocks=blocks)
             if side > BASE:
-                x = fir_down(x, TAPS)
+                x = fir_down(x, SMOOTH)
                 x = linear(size(side // 2))(x) if x.shape[-1] != size(side // 2) else x
         basis = self.param("basis", scaled_normal(1.0), (BASE * BASE, size(BASE)), jnp.float32)
         x = x.reshape(x.shape[0], BASE * BASE, -1)
@@ -187,10 +187,12 @@ class R3GANDiscriminator(nn.Module):
         self.sow("intermediates", "features", x)
         if not self.classes or self.auxiliary:
             return logits_of(self, x, labels, dense)
-        # With labels the paper's D has no logit of its own: the label's row picks among `width` of them.
+        # With labels the authors' D has no logit of its own: the label's row weighs as many as the last level has
+        # channels. It is a matrix of fan-in `classes` times 1/√channels, as that of G but for the latter.
         assert labels is not None
-        rows = nn.Embed(self.classes, size(self.resolution), dtype=self.dtype)(labels)
-        return jnp.sum(dense(size(self.resolution))(x) * rows, axis=-1).astype(jnp.float32)
+        init = nn.initializers.normal((self.classes * size(BASE)) ** -0.5)
+        rows = nn.Embed(self.classes, size(BASE), embedding_init=init, dtype=self.dtype)(labels)
+        return jnp.sum(dense(size(BASE))(x) * rows, axis=-1).astype(jnp.float32)
 
     def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:
         return Block(blocks, self.spectral, self.dtype)(x)

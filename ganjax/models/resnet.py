@@ -21,6 +21,7 @@ from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
 from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
 from ganjax.nn.layers import (
     DEFAULT_INIT,
+    STDDEV_GROUP,
     Conv,
     Dense,
     Dtype,
@@ -130,6 +131,7 @@ class ResNetDiscriminator(nn.Module):
     attention: int = 0
     msg: str = "none"
     minibatch_stddev: bool = False
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -149,7 +151,7 @@ class ResNetDiscriminator(nn.Module):
         for i, times in enumerate(table):
             last = i == len(table) - 1
             if self.minibatch_stddev and (last or (scales and i)):
-                x = minibatch_stddev(x)
+                x = minibatch_stddev(x, self.stddev_group)
             shape = {"channels": min(self.width * times, self.max_width), "halve": i < down, "first": i == 0}
             x = block(self, ResNetDiscriminator._block, x, train=train, **shape)
             if x.shape[1] == self.attention:

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from ganjax.models.family import BASE, Family, Spec, channels, levels
 from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
-from ganjax.nn.layers import Dtype, minibatch_stddev, pixel_norm
+from ganjax.nn.layers import STDDEV_GROUP, Dtype, MinibatchDiscrimination, minibatch_stddev, pixel_norm
 from ganjax.nn.plain import spread
 
 ROOT2 = 2.0**0.5
+LABEL_RATE = 0.01  # of D's layers for labels, as a share of the learning rate
 AVERAGE_DECAY = 0.995  # of the mean style, per update of G
 
 
@@ -40,7 +41,7 @@ def fold_each(keys: jax.Array, number: int) -> jax.Array:
 
 
 class Mapping(nn.Module):
-    """z [N, Z] and labels → styles w [N, dim]: dense layers of normalised vectors."""
+    """z [N, Z] and labels → styles w [N, dim]: dense layers of normalised vectors; of either alone too."""
 
     dim: int
     layers: int
@@ -49,14 +50,15 @@ class Mapping(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, latents: jax.Array, labels: jax.Array | None) -> jax.Array:
+    def __call__(self, latents: jax.Array | None, labels: jax.Array | None) -> jax.Array:
         """latents: [N, Z]; labels: [N] int32 where there are classes."""
-        x = pixel_norm(latents.astype(self.dtype))
+        parts = [] if latents is None else [pixel_norm(latents.astype(self.dtype))]
         if self.classes:
             assert labels is not None
             init = nn.initializers.normal(1.0)
-            rows = nn.Embed(self.classes, x.shape[-1], embedding_init=init, dtype=self.dtype)(labels)
-            x = jnp.concatenate([x, pixel_norm(rows)], axis=-1)
+            rows = nn.Embed(self.classes, self.dim, embedding_init=init, dtype=self.dtype)(labels)
+            parts.append(pixel_norm(rows))
+        x = jnp.concatenate(parts, axis=-1)
         for _ in range(self.layers):
             x = EqualDense(self.dim, rate=self.rate, dtype=self.dtype)(x)
             x = nn.leaky_relu(x, 0.2) * ROOT2
@@ -237,9 +239,11 @@ class StyleGAN2Discriminator(nn.Module):
     norm: str = "none"
     spectral: int = 0
     classes: int = 0
+    label_layers: int = 0
     auxiliary: bool = False
     msg: str = "none"
     minibatch_stddev: bool = True
+    stddev_group: int = STDDEV_GROUP
     minibatch_discrimination: int = 0
     axis_name: str | None = None
     remat: bool = False
@@ -258,11 +262,18 @@ class StyleGAN2Discriminator(nn.Module):
             if side in scales:
                 x = join(self.msg, x, scales[side], linear)
             if self.minibatch_stddev and (scales or side == BASE):
-                x = minibatch_stddev(x)
+                x = minibatch_stddev(x, self.stddev_group)
             x = block(self, StyleGAN2Discriminator._level, x, side=side)
         x = nn.leaky_relu(dense(self._channels(BASE))(x.reshape(x.shape[0], -1)), 0.2) * ROOT2
         self.sow("intermediates", "features", x)
-        return logits_of(self, x, labels, dense)
+        if not self.classes or self.auxiliary or not self.label_layers:
+            return logits_of(self, x, labels, dense)
+        # The authors' head for labels, which has no logit without one.
+        if self.minibatch_discrimination:
+            x = MinibatchDiscrimination(self.minibatch_discrimination)(x)
+        size = self._channels(BASE)
+        mapped = Mapping(size, self.label_layers, LABEL_RATE, self.classes, self.dtype)(None, labels)
+        return (jnp.sum(dense(size)(x) * mapped, axis=-1) / size**0.5).astype(jnp.float32)
 
     def _conv(self, x: jax.Array, features: int, size: int = 3, *, down: bool = False) -> jax.Array:
         y = EqualConv(features, size, self.spectral, down=down, dtype=self.dtype)(x)
@@ -286,7 +297,7 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 1024 pixels."""
     names = ("style_dim", "mapping_layers", "mapping_rate", "style_mixing")
     gen = StyleGAN2Generator(**{name: spec.gen[name] for name in names}, **spec.images("gen"))
-    return gen, StyleGAN2Discriminator(**spec.images("dis"))
+    return gen, StyleGAN2Discriminator(label_layers=spec.dis["label_layers"], **spec.images("dis"))
 
 
 FAMILY = Family(networks, levels(1024)[1:], truncates=True)

@@ -11,7 +11,8 @@ kind:
 * `kernel_gradient`: images [N, H, W, I] and slopes [N, H', W', O] → [kh, kw, I, O].
 
 Here `DOWN` adds up 2×2 pixels without dividing, so that it and `UP` are each other's transpose. `STRIDED`, every other
-pixel of a 3×3 convolution, and `SPREAD`, zeros between the pixels before it, are another such pair.
+pixel of a 3×3 convolution without zeros around, [2H + 1] → [H], and `SPREAD`, zeros between the pixels and two around
+before it, [H] → [2H + 1], are another such pair.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
 PLAIN, UP, DOWN, STRIDED, SPREAD = "plain", "up", "down", "strided", "spread"
 NATIVE_SUFFIX = {np.dtype(jnp.float32): "", np.dtype(jnp.bfloat16): "_half"}  # of the kernels for a type
+NONE, ONE, TWO = (((n, n), (n, n)) for n in range(3))  # zeros around
+PADDING = {UP: ONE, DOWN: ONE, STRIDED: NONE, SPREAD: TWO}
 MODES = {PLAIN: 0, UP: 1, DOWN: 2, STRIDED: 3, SPREAD: 4}  # as convolution.cc numbers them
 
 
@@ -68,25 +71,25 @@ def native_fits(x: jax.Array, kernel: jax.Array) -> bool:
     return x.dtype == kernel.dtype and x.dtype in NATIVE_SUFFIX and native.in_use()
 
 
-def smooth(x: jax.Array, before: int) -> jax.Array:
-    """The filter (1, 3, 3, 1) / 8 along both axes with zeros around, `before` (1 or 2) of them in front of the image.
+def smooth(x: jax.Array, around: int) -> jax.Array:
+    """The filter (1, 3, 3, 1) / 8 along both axes with `around` (1 or 2) zeros on every side.
 
     Args:
       x: [N, H, W, C]; sums are float32.
-      before: zeros at the top and at the left; there are 3 - before at the bottom and at the right.
+      around: 1 makes each side a pixel shorter, 2 a pixel longer; the one is the other's transpose.
 
     Returns:
-      [N, H, W, C].
+      [N, H + 2·around − 3, W + 2·around − 3, C].
     """
     if x.dtype in NATIVE_SUFFIX and native.in_use():
-        return smooth_p.bind(x.astype(np.float32), before=before).astype(x.dtype)
-    return _xla_smooth(x.astype(np.float32), before=before).astype(x.dtype)
+        return smooth_p.bind(x.astype(np.float32), around=around).astype(x.dtype)
+    return _xla_smooth(x.astype(np.float32), around=around).astype(x.dtype)
 
 
-def _xla_smooth(x: jax.Array, *, before: int) -> jax.Array:
+def _xla_smooth(x: jax.Array, *, around: int) -> jax.Array:
     for axis in (1, 2):
-        size = x.shape[axis]
-        padded = jnp.pad(x, [(before, 3 - before) if i == axis else (0, 0) for i in range(x.ndim)])
+        size = x.shape[axis] + 2 * around - 3
+        padded = jnp.pad(x, [(around, around) if i == axis else (0, 0) for i in range(x.ndim)])
         terms = [
             tap / 8 * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
             for k, tap in enumerate((1, 3, 3, 1))
@@ -144,7 +147,7 @@ def conv_general_dilated(
 
 
 def forward(x: jax.Array, kernel: jax.Array, padding: Padding, *, flip: bool, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above. In a `mode` but PLAIN a 3×3 kernel and one zero at each side."""
+    """The primitive, see above. In a `mode` but PLAIN the kernel is 3×3, with the zeros of `PADDING` at each side."""
     return forward_p.bind(x, kernel, padding=padding, flip=flip, mode=mode)
 
 
@@ -180,17 +183,21 @@ def _result(size: int, pads: tuple[int, int], kernel: int) -> int:
 def _forward_shape(x: Any, kernel: Any, *, padding: Padding, flip: bool, mode: str) -> Any:
     n, h, w, _ = x.shape
     kh, kw, *channels = kernel.shape
+    if mode == SPREAD:
+        h, w = 2 * h - 1, 2 * w - 1
     rows, columns = _result(h, padding[0], kh), _result(w, padding[1], kw)
-    if mode in (UP, SPREAD):
+    if mode == UP:
         rows, columns = 2 * rows, 2 * columns
     elif mode in (DOWN, STRIDED):
-        rows, columns = rows // 2, columns // 2
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
     return x.update(shape=(n, rows, columns, channels[0 if flip else 1]))
 
 
 def _kernel_gradient_shape(x: Any, slope: Any, *, padding: Padding, mode: str) -> Any:
-    scale = 1 if mode == PLAIN else 2
-    size = (_result(x.shape[i + 1], padding[i], scale * slope.shape[i + 1]) for i in range(2))
+    covered = {PLAIN: lambda side: side, DOWN: lambda side: 2 * side, STRIDED: lambda side: 2 * side - 1}[
+        mode
+    ]
+    size = (_result(x.shape[i + 1], padding[i], covered(slope.shape[i + 1])) for i in range(2))
     return x.update(shape=(*size, x.shape[3], slope.shape[3]))
 
 
@@ -198,11 +205,7 @@ def _xla_forward(x: jax.Array, kernel: jax.Array, *, padding: Padding, flip: boo
     if flip:
         kernel = _flipped(kernel)
     x = upsample(x) if mode == UP else x
-    strides, zeros = (2, 2) if mode == STRIDED else (1, 1), None
-    if mode == SPREAD:
-        padding, zeros = ((1, 2), (1, 2)), (2, 2)
-    elif mode == STRIDED:
-        padding = ((1, 0), (1, 0))
+    strides, zeros = (2, 2) if mode == STRIDED else (1, 1), (2, 2) if mode == SPREAD else None
     y = jax.lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=zeros, dimension_numbers=NHWC)
     return _sum_pool(y) if mode == DOWN else y
 
@@ -214,6 +217,11 @@ def _xla_kernel_gradient(x: jax.Array, slope: jax.Array, *, padding: Padding, mo
         jax.ShapeDtypeStruct(shape.shape, x.dtype),
     )
     return transposed(slope)[0]
+
+
+def _smooth_shape(x: Any, *, around: int) -> Any:
+    n, h, w, c = x.shape
+    return x.update(shape=(n, h + 2 * around - 3, w + 2 * around - 3, c))
 
 
 def _primitive(
@@ -252,11 +260,7 @@ kernel_gradient_p = _primitive(
     "mode",
 )
 smooth_p = _primitive(
-    "ganjax_smooth",
-    lambda x, *, before: x,
-    _xla_smooth,
-    lambda before: {"before": np.int64(before)},
-    "before",
+    "ganjax_smooth", _smooth_shape, _xla_smooth, lambda around: {"around": np.int64(around)}, "around"
 )
 BACK = {PLAIN: PLAIN, UP: DOWN, DOWN: UP, STRIDED: SPREAD, SPREAD: STRIDED}
 
@@ -290,8 +294,8 @@ def _gradient_to_slope(
     return forward(x, change, padding, flip=False, mode=mode)
 
 
-def _smooth_back(slope: jax.Array, x: Any, *, before: int) -> list[jax.Array]:
-    return [smooth_p.bind(slope, before=3 - before)]
+def _smooth_back(slope: jax.Array, x: Any, *, around: int) -> list[jax.Array]:
+    return [smooth_p.bind(slope, around=3 - around)]
 
 
 ad.deflinear2(smooth_p, _smooth_back)
@@ -329,9 +333,10 @@ batching.primitive_batchers[forward_p] = _forward_batched
 batching.primitive_batchers[kernel_gradient_p] = _kernel_gradient_batched
 
 
-def _smooth_batched(arguments: Any, axes: Any, *, before: int) -> tuple[jax.Array, int]:
+def _smooth_batched(arguments: Any, axes: Any, *, around: int) -> tuple[jax.Array, int]:
     x = jnp.moveaxis(arguments[0], axes[0], 0)
-    return smooth_p.bind(x.reshape(-1, *x.shape[2:]), before=before).reshape(x.shape), 0
+    y = smooth_p.bind(x.reshape(-1, *x.shape[2:]), around=around)
+    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
 batching.primitive_batchers[smooth_p] = _smooth_batched

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ganjax.nn import plain
 from ganjax.nn.convolution import (
+    PADDING,
     PLAIN,
     SPREAD,
     STRIDED,
@@ -26,7 +27,6 @@ from ganjax.nn.plain import Dtype, spread
 from ganjax.nn.spectral import SpectralNorm
 
 SMOOTH = (1.0, 3.0, 3.0, 1.0)  # StyleGAN2's filter
-AROUND = ((1, 1), (1, 1))  # a zero on each side
 
 
 class EqualDense(nn.Module):
@@ -96,16 +96,17 @@ class EqualConv(nn.Module):
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`smooth`, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
+    """`smooth` to one pixel more a side, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
 
-    Without native kernels written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the multiplications, but XLA's
-    strided convolutions have gradients that are many times slower on CPU.
+    As the authors' code, where the smoothed image is not cut before the convolution: mirrors and whole coarse pixels
+    commute with it. Without native kernels written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the
+    multiplications, but XLA's strided convolutions have gradients that are many times slower on CPU.
     """
     n, h, w, c = x.shape
-    x = smooth(x, 1)
+    x = smooth(x, 2)
     if native_fits(x, kernel):
-        return forward(x, kernel, AROUND, flip=False, mode=STRIDED)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return forward(x, kernel, PADDING[STRIDED], flip=False, mode=STRIDED)
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     blocks = x.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     features = kernel.shape[-1]
@@ -117,20 +118,20 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Zeros between the pixels, a 3×3 convolution, then `smooth`: `[N, H, W, I] -> [N, 2H, 2W, O]`.
 
-    Without native kernels written as a 2×2 convolution of the small image to the four phases of the large one, which
-    never multiplies the zeros.
+    The convolution gives 2H + 1 pixels a side, as in the authors' code, where nothing is cut between the two: mirrors
+    and whole coarse pixels commute with it. Without native kernels written as a 2×2 convolution of the small image to
+    the four phases of the large one, which never multiplies the zeros.
     """
     if native_fits(x, kernel):
-        y = forward(x, kernel, AROUND, flip=False, mode=SPREAD)
-        return 4 * smooth(y, 2)
+        return 4 * smooth(forward(x, kernel, PADDING[SPREAD], flip=False, mode=SPREAD), 1)
     n, h, w, c = x.shape
     features = kernel.shape[-1]
-    # Phase 0 of a line of pixels is k₁xᵢ, phase 1 is k₀xᵢ + k₂xᵢ₊₁; taps[phase, place in the window, k].
-    taps = jnp.asarray([[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 1]]], kernel.dtype)
+    # Phase 0 of a line of 2H + 1 pixels is k₀xᵢ₋₁ + k₂xᵢ, phase 1 is k₁xᵢ; taps[phase, place in the window, k].
+    taps = jnp.asarray([[[1, 0, 0], [0, 0, 1]], [[0, 0, 0], [0, 1, 0]]], kernel.dtype)
     phases = jnp.einsum("pak,qbl,klio->abipqo", taps, taps, kernel).reshape(2, 2, c, 4 * features)
-    y = convolve(x, phases, [(0, 1), (0, 1)]).reshape(n, h, w, 2, 2, features)
-    y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, features)
-    return 4 * smooth(y, 2)
+    y = convolve(x, phases, [(1, 1), (1, 1)]).reshape(n, h + 1, w + 1, 2, 2, features)
+    y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h + 2, 2 * w + 2, features)
+    return 4 * smooth(y[:, : 2 * h + 1, : 2 * w + 1], 1)
 
 
 def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:

@@ -648,15 +648,15 @@ void kernel_gradient(const Shape& s, ffi::ThreadPool& pool, const E* x, const E*
   kernel_gradient_by<float>(s, pool, x, slope, result);
 }
 
-// The filter (1, 3, 3, 1) / 8 along both axes, [h, w, c] -> [h, w, c], zeros outside: row r of the result has rows
-// r - before to r - before + 3 of the image. Rows are filtered along themselves when they are first needed, four are kept.
-void smooth(int64_t h, int64_t w, int64_t c, int64_t before, const float* x, float* y) {
+// The filter (1, 3, 3, 1) / 8 along both axes of [h, w, c], with `around` zeros on every side: row r of the result has rows
+// r - around to r - around + 3 of the image. Rows are filtered along themselves when they are first needed, four are kept.
+void smooth(int64_t h, int64_t w, int64_t c, int64_t around, const float* x, float* y) {
   thread_local std::vector<float> rows;
-  const int64_t length = w * c, after = 3 - before;
-  float* padded = buffer(rows, 5 * length + 3 * c);
-  float* kept = padded + length + 3 * c;
-  std::fill(padded, padded + before * c, 0.0f);
-  std::fill(padded + before * c + length, padded + length + 3 * c, 0.0f);
+  const int64_t grown = 2 * around - 3, read = w * c, length = (w + grown) * c, after = 3 - around;
+  float* padded = buffer(rows, 4 * length + read + 2 * around * c);
+  float* kept = padded + read + 2 * around * c;
+  std::fill(padded, padded + around * c, 0.0f);
+  std::fill(padded + around * c + read, kept, 0.0f);
   auto sum = [&](const float* a, const float* b, const float* d, const float* e, float* to) {
     for (int64_t i = 0; i < length; ++i) to[i] = 0.125f * (a[i] + e[i]) + 0.375f * (b[i] + d[i]);
   };
@@ -666,13 +666,13 @@ void smooth(int64_t h, int64_t w, int64_t c, int64_t before, const float* x, flo
       std::fill(to, to + length, 0.0f);
       return;
     }
-    std::memcpy(padded + before * c, x + r * length, length * sizeof(float));
+    std::memcpy(padded + around * c, x + r * read, read * sizeof(float));
     sum(padded, padded + c, padded + 2 * c, padded + 3 * c, to);
   };
-  for (int64_t r = -before; r < after; ++r) filter(r);
-  for (int64_t r = 0; r < h; ++r) {
+  for (int64_t r = -around; r < after; ++r) filter(r);
+  for (int64_t r = 0; r < h + grown; ++r) {
     filter(r + after);
-    auto row = [&](int64_t k) { return kept + ((r - before + k) & 3) * length; };
+    auto row = [&](int64_t k) { return kept + ((r - around + k) & 3) * length; };
     sum(row(0), row(1), row(2), row(3), y + r * length);
   }
 }
@@ -683,8 +683,9 @@ void smooth(int64_t h, int64_t w, int64_t c, int64_t before, const float* x, flo
 // of 4×4 with stride 2. Up: even rows of results read two rows of images by k₀ and k₁ + k₂, odd ones by k₀ + k₁ and k₂: a
 // kernel of 2×2 for each of four phases. That is 16 products for each small pixel where the plain way makes 36.
 //
-// Strided: every other pixel of a 3×3 convolution. Spread: zeros between the pixels before it, which its phases never
-// multiply: even rows of results read one row of images by k₁, odd ones two by k₀ and k₂.
+// Strided: every other pixel of a 3×3 convolution without zeros around, H of 2H + 1 rows. Spread, its transpose: zeros
+// between the pixels and all around before it, 2H + 1 of H rows. Its phases never multiply a zero between pixels: even rows
+// of results, one more than there are of images, read two of them by k₀ and k₂, odd ones read one by k₁.
 bool takes_part(int64_t row, int64_t k) { return row == k || row == k + 1; }  // of the four rows above
 
 // [4, 4, in, out] of [3, 3, in, out]; both may be flipped, which leaves the channels in the places they had.
@@ -711,14 +712,15 @@ void narrow(const float* wide, int64_t channels, float* to) {
 
 enum Mode { PLAIN = 0, UP = 1, DOWN = 2, STRIDED = 3, SPREAD = 4 };
 
-// Results of twice the size, each phase of 2×2 by a kernel of its own that reads the images from `top` and `left` on.
+// One of the 2×2 phases of a result, by a kernel of its own: `rows` × `columns` places, two apart, from (a, b) on. The first
+// reads the images with `top` and `left` zeros in front.
 template <typename E>
 void forward_phase(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ys, ffi::ThreadPool& pool, const E* x,
-                   const float* kernel, int64_t kh, int64_t kw, int64_t top, int64_t left, bool flip, E* y, int64_t a,
-                   int64_t b) {
+                   const float* kernel, int64_t kh, int64_t kw, int64_t top, int64_t left, int64_t rows, int64_t columns,
+                   bool flip, E* y, int64_t a, int64_t b) {
   Shape s(xs, ys, kh, kw, 1, top, left);
-  s.rows = xs[1];
-  s.columns = xs[2];
+  s.rows = rows;
+  s.columns = columns;
   s.out_row = 2 * ys[2] * s.out;
   s.out_pixel = 2 * s.out;
   forward(s, pool, x, kernel, flip, y + (a * ys[2] + b) * s.out);
@@ -737,11 +739,12 @@ void forward_in(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ws, ffi::S
   if (mode == SPREAD) {
     for (int64_t phase = 0; phase < 4; ++phase) {
       const int64_t a = phase / 2, b = phase % 2;
-      for (int64_t place = 0; place < (1 + a) * (1 + b); ++place) {
-        int64_t row = a ? 2 * (place / (1 + b)) : 1, column = b ? 2 * (place % 2) : 1;
+      const int64_t kh = 2 - a, kw = 2 - b;
+      for (int64_t place = 0; place < kh * kw; ++place) {
+        int64_t row = a ? 1 : 2 * (place / kw), column = b ? 1 : 2 * (place % kw);
         std::memcpy(kernel + place * channels, w + (3 * row + column) * channels, channels * sizeof(float));
       }
-      forward_phase(xs, ys, pool, x, kernel, 1 + a, 1 + b, 0, 0, flip, y, a, b);
+      forward_phase(xs, ys, pool, x, kernel, kh, kw, 1 - a, 1 - b, xs[1] + 1 - a, xs[2] + 1 - b, flip, y, a, b);
     }
     return;
   }
@@ -758,7 +761,7 @@ void forward_in(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ws, ffi::S
       int64_t row = 2 * (place / 2) + (flip ? 1 - a : a), column = 2 * (place % 2) + (flip ? 1 - b : b);
       std::memcpy(kernel + place * channels, wide + (4 * row + column) * channels, channels * sizeof(float));
     }
-    forward_phase(xs, ys, pool, x, kernel, 2, 2, 1 - a, 1 - b, flip, y, a, b);
+    forward_phase(xs, ys, pool, x, kernel, 2, 2, 1 - a, 1 - b, xs[1], xs[2], flip, y, a, b);
   }
 }
 
@@ -817,11 +820,11 @@ ffi::Error KernelGradientHalf(ffi::ThreadPool pool, HalfImages x, HalfImages slo
   return ffi::Error::Success();
 }
 
-ffi::Error Smooth(ffi::ThreadPool pool, Images x, Result y, int64_t before) {
-  auto xs = x.dimensions();
-  const int64_t image = xs[1] * xs[2] * xs[3];
+ffi::Error Smooth(ffi::ThreadPool pool, Images x, Result y, int64_t around) {
+  auto xs = x.dimensions(), ys = y->dimensions();
+  const int64_t image = xs[1] * xs[2] * xs[3], result = ys[1] * ys[2] * ys[3];
   Tasks::run(pool, xs[0], [&](int64_t n) {
-    smooth(xs[1], xs[2], xs[3], before, x.typed_data() + n * image, y->typed_data() + n * image);
+    smooth(xs[1], xs[2], xs[3], around, x.typed_data() + n * image, y->typed_data() + n * result);
   });
   return ffi::Error::Success();
 }
@@ -829,7 +832,7 @@ ffi::Error Smooth(ffi::ThreadPool pool, Images x, Result y, int64_t before) {
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxSmooth, Smooth,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Ret<Images>().Attr<int64_t>("before"));
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Ret<Images>().Attr<int64_t>("around"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GanjaxForward, Forward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Images>().Arg<Images>().Ret<Images>()

@@ -126,7 +126,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("model.msg_images", "model.name", "model.msg"),
-        lambda c: c["model.msg_images"] == "separate" and (c["model.name"], c["model.msg"] != "none") != ("progan", True),
+        lambda c: (
+            c["model.msg_images"] == "separate"
+            and (c["model.name"], c["model.msg"] != "none") != ("progan", True)
+        ),
         "separate images of the scales are MSG-ProGAN's; the other families add them up",
     ),
     Rule(

@@ -56,6 +56,30 @@ def test_sngan_32():
     assert dis == first + halving + 2 * 2 * conv(128, 128, 3) + 128 + 1 == 1_053_825
 
 
+def sngan_dis(widths):
+    """D of SNGAN: between its convolutions a block has the channels of what it gets."""
+    first = conv(3, widths[0], 3) + conv(widths[0], widths[0], 3) + conv(3, widths[0], 1)
+    blocks = sum(
+        conv(i, i, 3) + conv(i, o, 3) + (conv(i, o, 1) if i != o else 0)
+        for i, o in itertools.pairwise(widths)
+    )
+    return first + blocks + widths[-1] + 1
+
+
+@pytest.mark.parametrize(
+    ("resolution", "gen", "dis", "widths"),
+    [
+        (48, 4_878_083, 10_141_441, (64, 128, 256, 512, 1024)),
+        (64, 12_220_675, 10_141_441, (64, 128, 256, 512, 1024)),
+        (128, 32_150_787, 29_017_857, (64, 128, 256, 512, 1024, 1024)),
+    ],
+)
+def test_sngan_48_to_128(resolution, gen, dis, widths):
+    """As torch-mimicry's sngan_48, sngan_64 and sngan_128 count their parameters."""
+    assert counts("resnet", resolution) == (gen, dis)
+    assert dis == sngan_dis(widths)
+
+
 def test_labels_and_attention_add_the_parameters_they_should():
     base = counts("resnet", 32, width=(256, 128))
     labelled = counts("resnet", 32, width=(256, 128), classes=10)

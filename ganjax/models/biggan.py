@@ -2,8 +2,8 @@
 
 G is spectrally normalised like D (`gen.spectral_norm`), starts orthogonal, and every batch norm but the last is
 modulated by a shared embedding of the class and a part of z: BigGAN splits z over its blocks, BigGAN-deep gives each
-all of it. D is SNGAN's with projection. Multi-scale gradients join as in `ganjax.models.dcgan`. With 8 and 16
-pixels, for small trials, the table of 32 loses its last levels.
+all of it. D is SNGAN's with projection, but wider inside its blocks, and starts orthogonal too. Multi-scale gradients
+join as in `ganjax.models.dcgan`. With 8 and 16 pixels, for small trials, the table of 32 loses its last levels.
 """
 
 from __future__ import annotations
@@ -151,10 +151,8 @@ class BigGANGenerator(nn.Module):
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D of BigGAN for square images of 8 to 256 pixels."""
     gen = BigGANGenerator(attention=spec.attention, **spec.images("gen"))
-    dis = ResNetDiscriminator(
-        attention=spec.attention, table=FrozenDict(DIS_TABLE), kernel_init=ORTHOGONAL, **spec.images("dis")
-    )
-    return gen, dis
+    own = {"table": FrozenDict(DIS_TABLE), "kernel_init": ORTHOGONAL, "block_init": ORTHOGONAL, "wide": True}
+    return gen, ResNetDiscriminator(attention=spec.attention, **own, **spec.images("dis"))
 
 
 FAMILY = Family(networks, tuple(GEN_TABLE), sides)

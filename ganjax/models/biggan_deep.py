@@ -13,6 +13,16 @@ from ganjax.nn.conditional import SelfAttention
 from ganjax.nn.convolution import downsample
 from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
 
+# Channels in units of `width`: of D's first convolution and of each level, of which the first `down` halve the image.
+DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {
+    8: ((4, 4), 1),
+    16: ((4, 4, 4), 2),
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+}
+
 
 class BigGANDeepDiscriminator(nn.Module):
     """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
@@ -41,19 +51,23 @@ class BigGANDeepDiscriminator(nn.Module):
         """images: [N, r, r, C·packing] each, float32; the sums over the last map are sown as `features`."""
         dense = lambda features: Dense(features, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
-        table = [min(self.width * times, self.max_width) for times in reversed(GEN_TABLE[self.resolution])]
-        x = self._conv(table[0], 3)(images[-1].astype(self.dtype))
-        for channels in table[1:]:
+        table, down = DIS_TABLE[self.resolution]
+        while self.resolution >> down > min(scales, default=self.resolution):  # as in ResNetDiscriminator
+            down += 1
+        first, *features = (min(self.width * times, self.max_width) for times in table)
+        x = self._conv(first, 3)(images[-1].astype(self.dtype))
+        for level, channels in enumerate(features):
             for i in range(self.depth):
-                x = block(self, BigGANDeepDiscriminator._block, x, channels=channels, halve=i == 0)
-                if i == 0 and x.shape[1] in scales:
+                halve = i == 0 and level < down
+                x = block(self, BigGANDeepDiscriminator._block, x, channels=channels, halve=halve)
+                if halve and x.shape[1] in scales:
                     x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
-            if x.shape[1] == self.attention:
+            if level < down and x.shape[1] == self.attention:  # once, where two levels have that side
                 x = SelfAttention(self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(x)
         x = minibatch_stddev(x, self.stddev_group) if self.minibatch_stddev else x
         x = jnp.sum(nn.relu(x), axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return logits_of(self, x, labels, dense)
+        return logits_of(self, x, labels, dense, embedding_init=ORTHOGONAL)
 
     def _conv(self, features: int, size: int) -> Conv:
         return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)

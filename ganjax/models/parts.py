@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.nn.conditional import Projection
+from ganjax.nn.conditional import EMBEDDING_INIT, Projection
 from ganjax.nn.convolution import upsample
-from ganjax.nn.layers import Dtype, MinibatchDiscrimination
+from ganjax.nn.layers import Dtype, Init, MinibatchDiscrimination
 
 Layer = Callable[[jax.Array], jax.Array]
 MakeLayer = Callable[[int], Layer]
@@ -89,7 +89,12 @@ def join(msg: str, x: jax.Array, image: jax.Array, conv: MakeLayer) -> jax.Array
 
 
 def logits_of(
-    net: Any, x: jax.Array, labels: jax.Array | None, dense: MakeLayer, pooled: jax.Array | None = None
+    net: Any,
+    x: jax.Array,
+    labels: jax.Array | None,
+    dense: MakeLayer,
+    pooled: jax.Array | None = None,
+    embedding_init: Init = EMBEDDING_INIT,
 ) -> jax.Array:
     """D's last layer, with what minibatch discrimination and labels add to it.
 
@@ -100,6 +105,7 @@ def logits_of(
       labels: [N] int32 where there are classes.
       dense: features → a dense layer.
       pooled: [N, P], what the labels look at; `x` by default.
+      embedding_init: of the rows by class, where D projects.
 
     Returns:
       [N] float32.
@@ -112,5 +118,5 @@ def logits_of(
         net.sow("intermediates", "class_logits", dense(net.classes)(seen).astype(jnp.float32))
     elif net.classes:
         assert labels is not None
-        logits = logits + Projection(net.classes, net.spectral, net.dtype)(seen, labels)
+        logits = logits + Projection(net.classes, net.spectral, embedding_init, net.dtype)(seen, labels)
     return logits.astype(jnp.float32)

@@ -8,6 +8,7 @@ standard deviation over the batch before the last convolutions of D, or in each 
 from __future__ import annotations
 
 import os
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,15 +49,17 @@ class ProGANGenerator(nn.Module):
         x = self._act(x.reshape(x.shape[0], BASE, BASE, first), train)
         images: list[jax.Array] = []
         rgb = None
-        exp = os.environ.get('EXP', 'sum3t')
-        exp = 'sep1' if self.separate or len(self.sides) == 1 else exp
+        exp = os.environ.get("EXP", "sum3t")
+        exp = "sep1" if self.separate or len(self.sides) == 1 else exp
         several = len(self.sides) > 1
-        bound = nn.tanh if exp.endswith('t') else (lambda x: x)
+        bound = nn.tanh if exp.endswith("t") else (lambda x: x)
         for side in levels(self.resolution):
             x = block(self, ProGANGenerator._level, x, side=side, train=train)
             if side in self.sides:
-                head = EqualConv(self.image_channels, 3 if '3' in exp else 1, self.spectral, dtype=self.dtype)(x)
-                rgb = add_scale(rgb if exp.startswith('sum') else None, head)
+                head = EqualConv(
+                    self.image_channels, 3 if "3" in exp else 1, self.spectral, dtype=self.dtype
+                )(x)
+                rgb = add_scale(rgb if exp.startswith("sum") else None, head)
                 images.append(bound(rgb))
         return tuple(image.astype(jnp.float32) for image in images)
 
@@ -124,7 +127,9 @@ class ProGANDiscriminator(nn.Module):
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 1024 pixels."""
-    return ProGANGenerator(separate=spec.separate, **spec.images("gen")), ProGANDiscriminator(**spec.images("dis"))
+    return ProGANGenerator(separate=spec.separate, **spec.images("gen")), ProGANDiscriminator(
+        **spec.images("dis")
+    )
 
 
 FAMILY = Family(networks, levels(1024)[1:])

@@ -8,6 +8,7 @@ last convolution at zero, the others scaled down by the number of blocks. Levels
 from __future__ import annotations
 
 import os
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,19 +111,26 @@ class R3GANGenerator(nn.Module):
         x = spread(basis, start) * spread(first(z)[:, None, None, :], start)
         images: list[jax.Array] = []
         rgb = None
-        exp = os.environ.get('EXP', 'sum3t') if len(self.sides) > 1 else 'sum1'
-        bound = nn.tanh if exp.endswith('t') else (lambda x: x)
+        exp = os.environ.get("EXP", "sum3t") if len(self.sides) > 1 else "sum1"
+        bound = nn.tanh if exp.endswith("t") else (lambda x: x)
         for side in levels(self.resolution):
             if side > BASE:
                 x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, SMOOTH)
             for _ in range(self.depth):
                 x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
-                head = Conv(self.image_channels, 3 if '3' in exp else 1, self.spectral, use_bias=False, kernel_init=scaled_normal(1.0), dtype=self.dtype)(x)
-                if rgb is not None and exp.startswith('sumf'):
-                    rgb = fir_up(rgb, (1.,3.,3.,1.)) + head
+                head = Conv(
+                    self.image_channels,
+                    3 if "3" in exp else 1,
+                    self.spectral,
+                    use_bias=False,
+                    kernel_init=scaled_normal(1.0),
+                    dtype=self.dtype,
+                )(x)
+                if rgb is not None and exp.startswith("sumf"):
+                    rgb = fir_up(rgb, (1.0, 3.0, 3.0, 1.0)) + head
                 else:
-                    rgb = add_scale(rgb if exp.startswith('sum') else None, head)
+                    rgb = add_scale(rgb if exp.startswith("sum") else None, head)
                 images.append(bound(rgb.astype(jnp.float32)))
         return tuple(images)
 

@@ -1,9 +1,16 @@
 """The residual networks of SNGAN (Miyato et al. 2018, tables 4 to 6), with or without labels, attention and MSG.
 
 The tables are those for 32 (CIFAR-10), 48 (STL-10) and 128 pixels (ImageNet); 64 is that of 128 without its last
-level, as in torch-mimicry; 8 and 16 follow the one for 32, for small trials. SAGAN's self-attention (Zhang et al. 2019)
-sits at one resolution of both nets. With labels G's batch norms are class-conditional and D projects (Miyato &
-Koyama 2018). Multi-scale gradients join each scale as in `ganjax.models.dcgan`.
+level, as in torch-mimicry; 8 and 16 follow the one for 32, for small trials. With labels G's batch norms are
+class-conditional and D projects (Miyato & Koyama 2018). Multi-scale gradients join each scale as in
+`ganjax.models.dcgan`.
+
+Two options choose between the authors' codes where these differ:
+
+* with self-attention the networks are SAGAN's (Zhang et al. 2019): one layer of it in each, Xavier's weights
+  throughout, and blocks of D that are as wide inside as what they give; SNGAN's are as wide as what they get, and
+  start with 3×3 convolutions √2 times as large;
+* without spectral norm D is WGAN-GP's (Gulrajani et al. 2017): the mean over the last map in place of the sum.
 """
 
 from __future__ import annotations
@@ -19,16 +26,10 @@ from ganjax.models.family import Family, Spec
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of
 from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
 from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
-from ganjax.nn.layers import (
-    DEFAULT_INIT,
-    STDDEV_GROUP,
-    Conv,
-    Dense,
-    Dtype,
-    Init,
-    Norm,
-    minibatch_stddev,
-)
+from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, Init, Norm, minibatch_stddev
+
+XAVIER = nn.initializers.xavier_uniform()
+XAVIER_ROOT2 = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # √2 times as large
 
 # Channels in units of `width`: of G after the dense layer and after each block, which all upsample; and of each block
 # of D, of which the first `down` halve the image.
@@ -70,6 +71,7 @@ class ResNetGenerator(nn.Module):
     max_width: int = 1024
     norm: str = "batch"
     spectral: int = 0
+    block_init: Init = XAVIER_ROOT2
     classes: int = 0
     attention: int = 0
     axis_name: str | None = None
@@ -83,14 +85,15 @@ class ResNetGenerator(nn.Module):
         """latents: [N, Z] float32; labels: [N] int32 where there are classes. Images are in [-1, 1]."""
         features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
         side = sides(self.resolution)[0] // 2
-        x = Dense(side * side * features[0], self.spectral, dtype=self.dtype)(latents.astype(self.dtype))
+        first = Dense(side * side * features[0], self.spectral, kernel_init=XAVIER, dtype=self.dtype)
+        x = first(latents.astype(self.dtype))
         x = x.reshape(x.shape[0], side, side, features[0])
         images: list[jax.Array] = []
         rgb = None
         for channels in features[1:]:
             x = block(self, ResNetGenerator._block, x, labels, channels=channels, train=train)
             if x.shape[1] == self.attention:
-                x = SelfAttention(self.spectral, dtype=self.dtype)(x)
+                x = SelfAttention(self.spectral, kernel_init=XAVIER, dtype=self.dtype)(x)
             if x.shape[1] in self.sides:
                 rgb = add_scale(rgb, self._to_rgb(x, train))
                 images.append(nn.tanh(rgb))
@@ -99,15 +102,18 @@ class ResNetGenerator(nn.Module):
     def _to_rgb(self, x: jax.Array, train: bool) -> jax.Array:
         """Norm, ReLU, 3×3."""
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-        return Conv(self.image_channels, 3, self.spectral, dtype=self.dtype)(x)
+        return self._conv(self.image_channels, 3, XAVIER)(x)
+
+    def _conv(self, features: int, size: int, init: Init, resample: str = PLAIN) -> Conv:
+        return Conv(features, size, self.spectral, resample=resample, kernel_init=init, dtype=self.dtype)
 
     def _block(self, x: jax.Array, labels: jax.Array | None, *, channels: int, train: bool) -> jax.Array:
         """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1; doubling after the 1×1 is the same and cheaper."""
         y = nn.relu(self._norm(x, labels, train))
-        y = Conv(channels, 3, self.spectral, resample=UP, dtype=self.dtype)(y)
+        y = self._conv(channels, 3, self.block_init, UP)(y)
         y = nn.relu(self._norm(y, labels, train))
-        y = Conv(channels, 3, self.spectral, dtype=self.dtype)(y)
-        return y + upsample(Conv(channels, 1, self.spectral, dtype=self.dtype)(x))
+        y = self._conv(channels, 3, self.block_init)(y)
+        return y + upsample(self._conv(channels, 1, XAVIER)(x))
 
     def _norm(self, x: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         if self.classes and self.norm == "batch":
@@ -117,7 +123,12 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin.
+
+    Between its 3×3 convolutions a block has as many channels as come out of the block, if `wide`, or else of the one
+    before. The last map is averaged, if `mean`, or else summed. `block_init` is for the 3×3 convolutions of blocks,
+    `kernel_init` for all else.
+    """
 
     resolution: int
     width: int = 128
@@ -125,7 +136,10 @@ class ResNetDiscriminator(nn.Module):
     table: Mapping[int, tuple[tuple[int, ...], int]] = FrozenDict(DIS_TABLE)
     norm: str = "none"
     spectral: int = 1
-    kernel_init: Init = DEFAULT_INIT
+    kernel_init: Init = XAVIER
+    block_init: Init = XAVIER_ROOT2
+    wide: bool = False
+    mean: bool = False
     classes: int = 0
     auxiliary: bool = False
     attention: int = 0
@@ -143,38 +157,41 @@ class ResNetDiscriminator(nn.Module):
     ) -> jax.Array:
         """images: [N, r, r, C·packing] each, float32; labels: [N] int32 where there are classes.
 
-        The features are summed over the last map, and the sums sown as `features`.
+        The sums (means) over the last map are sown as `features`.
         """
         table, down = self.table[self.resolution]
         scales = by_side(images, self.msg, self.dtype)
         x = images[-1].astype(self.dtype)
-        for i, times in enumerate(table):
+        features = [min(self.width * times, self.max_width) for times in table]
+        sides = [self.resolution >> min(i + 1, down) for i in range(len(table))]
+        for i, channels in enumerate(features):
             last = i == len(table) - 1
             if self.minibatch_stddev and (last or (scales and i)):
                 x = minibatch_stddev(x, self.stddev_group)
-            shape = {"channels": min(self.width * times, self.max_width), "halve": i < down, "first": i == 0}
+            hidden = channels if self.wide else features[max(0, i - 1)]
             x = block(self, ResNetDiscriminator._block, x, train=train, **shape)
-            if x.shape[1] == self.attention:
-                x = SelfAttention(self.spectral, dtype=self.dtype)(x)
+            if self.attention == sides[i] and self.attention not in sides[:i]:  # the first block of that side
+                x = SelfAttention(self.spectral, kernel_init=self.kernel_init, dtype=self.dtype)(x)
             if i < down and x.shape[1] in scales:
                 x = join(self.msg, x, scales[x.shape[1]], lambda features: self._conv(features, 1))
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-        x = jnp.sum(x, axis=(1, 2))
+        x = jnp.mean(x, axis=(1, 2)) if self.mean else jnp.sum(x, axis=(1, 2))
         self.sow("intermediates", "features", x)
         dense = lambda features: Dense(
             features, self.spectral, kernel_init=self.kernel_init, dtype=self.dtype
         )
-        return logits_of(self, x, labels, dense)
+        return logits_of(self, x, labels, dense, embedding_init=self.kernel_init)
 
     def _conv(self, features: int, size: int, resample: str = PLAIN) -> Conv:
-        return Conv(
-            features, size, self.spectral, resample=resample, kernel_init=self.kernel_init, dtype=self.dtype
-        )
+        init = self.kernel_init if size == 1 else self.block_init
+        return Conv(features, size, self.spectral, resample=resample, kernel_init=init, dtype=self.dtype)
 
-    def _block(self, x: jax.Array, *, channels: int, train: bool, halve: bool, first: bool) -> jax.Array:
+    def _block(
+        self, x: jax.Array, *, channels: int, hidden: int, train: bool, halve: bool, first: bool
+    ) -> jax.Array:
         """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
         y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
-        y = self._conv(channels, 3)(y)
+        y = self._conv(hidden, 3)(y)
         y = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(y))
         y = self._conv(channels, 3, DOWN if halve else PLAIN)(y)
         if halve or x.shape[-1] != channels:
@@ -185,9 +202,11 @@ class ResNetDiscriminator(nn.Module):
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 128 pixels."""
-    gen = ResNetGenerator(attention=spec.attention, **spec.images("gen"))
-    dis = ResNetDiscriminator(attention=spec.attention, **spec.images("dis"))
-    return gen, dis
+    sagan = spec.attention > 0
+    own = {"attention": spec.attention, "block_init": XAVIER if sagan else XAVIER_ROOT2}
+    gen = ResNetGenerator(**own, **spec.images("gen"))
+    options = spec.images("dis")
+    return gen, ResNetDiscriminator(wide=sagan, mean=not options["spectral"], **own, **options)
 
 
 FAMILY = Family(networks, tuple(GEN_TABLE), sides)

@@ -207,7 +207,11 @@ class StyleGAN2Generator(nn.Module):
             x, image = block(self, StyleGAN2Generator._level, x, image, styles, keys, **shape)
             layer += 2 if side > BASE else 1
             if side in self.sides:
-                bound = nn.tanh if len(self.sides) > 1 and os.environ.get('EXP', 'sum1').endswith('t') else (lambda x: x)
+                bound = (
+                    nn.tanh
+                    if len(self.sides) > 1 and os.environ.get("EXP", "sum1").endswith("t")
+                    else (lambda x: x)
+                )
                 images.append(bound(image.astype(jnp.float32)))
         return tuple(images)
 

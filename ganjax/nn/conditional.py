@@ -10,6 +10,8 @@ from ganjax.nn.layers import DEFAULT_INIT, Conv, Dense, Dtype, Init
 from ganjax.nn.plain import spread
 from ganjax.nn.spectral import SpectralNorm
 
+EMBEDDING_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)  # as nn.Embed's
+
 
 class ConditionalBatchNorm(nn.Module):
     """Batch norm whose scale and offset are rows of a table, by class (Dumoulin et al. 2017; Miyato & Koyama 2018).
@@ -39,12 +41,15 @@ class Projection(nn.Module):
 
     classes: int
     spectral: int = 0
+    embedding_init: Init = EMBEDDING_INIT
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, features: jax.Array, labels: jax.Array) -> jax.Array:
         """features: [N, C]; labels: [N] int32. Returns [N]."""
-        layer = nn.Embed(self.classes, features.shape[-1], dtype=self.dtype)
+        layer = nn.Embed(
+            self.classes, features.shape[-1], embedding_init=self.embedding_init, dtype=self.dtype
+        )
         rows = SpectralNorm(layer, iterations=self.spectral)(labels) if self.spectral else layer(labels)
         return jnp.sum(rows * features, axis=-1)
 

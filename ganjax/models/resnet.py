@@ -169,6 +169,7 @@ class ResNetDiscriminator(nn.Module):
             if self.minibatch_stddev and (last or (scales and i)):
                 x = minibatch_stddev(x, self.stddev_group)
             hidden = channels if self.wide else features[max(0, i - 1)]
+            shape = {"channels": channels, "hidden": hidden, "halve": i < down, "first": i == 0}
             x = block(self, ResNetDiscriminator._block, x, train=train, **shape)
             if self.attention == sides[i] and self.attention not in sides[:i]:  # the first block of that side
                 x = SelfAttention(self.spectral, kernel_init=self.kernel_init, dtype=self.dtype)(x)

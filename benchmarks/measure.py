@@ -37,8 +37,8 @@ class Case:
 
 
 CASES = {
-    "dcgan32": Case("own_images.py:resolution=32", {"model.msg": "none"}, 32, 20),
-    "msg_dcgan64": Case("own_images.py:resolution=64", {}, 64, 16),
+    "dcgan32": Case("own_images.py:resolution=32", {"model.msg": "none", "augment.policy": ""}, 32, 20),
+    "msg_dcgan64": Case("own_images.py:resolution=64", {"augment.policy": ""}, 64, 16),
     "sngan32": Case("sngan.py", {"gen.width": 64, "dis.width": 64}, 32, 2),
     "stylegan2_64": Case(
         "stylegan2.py:resolution=64",

@@ -99,7 +99,7 @@ def levels(resolution: int) -> list[int]:
 
 
 class DCGANGenerator(nn.Module):
-    """z → images of every level with `msg`, else the sample."""
+    """z → images of every level with `msg`, else the sample: tanh of running sums of RGB."""
 
     def __init__(self, o: dict[str, Any]) -> None:
         super().__init__()
@@ -108,19 +108,18 @@ class DCGANGenerator(nn.Module):
         sides = levels(o["resolution"])
         self.convs = nn.ModuleList(Layer(width(a), width(b)) for a, b in itertools.pairwise(sides))
         self.msg = o["msg"]
-        rgb = [Layer(width(side), 3, 1) for side in sides] if o["msg"] else [Layer(width(o["resolution"]), 3)]
-        self.rgb = nn.ModuleList(rgb)
+        self.rgb = nn.ModuleList(Layer(width(side), 3) for side in (sides if o["msg"] else sides[-1:]))
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         x = self.first(z)
         x = x.view(len(z), 4, 4, -1).permute(0, 3, 1, 2)  # channels-last in memory
         x = F.relu(pixel_norm(x))
-        images = [self.rgb[0](x)] if self.msg else []
+        sums = [self.rgb[0](x)] if self.msg else []
         for i, conv in enumerate(self.convs):
             x = F.relu(pixel_norm(conv(x, resample="up")))
             if self.msg:
-                images.append(self.rgb[i + 1](x))
-        return tuple(images) if self.msg else (torch.tanh(self.rgb[0](x)),)
+                sums.append(upsample(sums[-1]) + self.rgb[i + 1](x))
+        return tuple(torch.tanh(image) for image in sums or [self.rgb[0](x)])
 
 
 class DCGANDiscriminator(nn.Module):

@@ -12,7 +12,18 @@ from ganjax.models import MODELS
 from ganjax.models.family import Spec
 
 
-def counts(name, resolution, *, latent=128, classes=0, attention=0, msg="none", width=(64, 64), **options):
+def counts(
+    name,
+    resolution,
+    *,
+    latent=128,
+    classes=0,
+    attention=0,
+    msg="none",
+    separate=False,
+    width=(64, 64),
+    **options,
+):
     """Parameters of G and D; `options` for both, with `gen_` or `dis_` in front for one."""
     common = {
         "max_width": 1 << 20,
@@ -33,7 +44,9 @@ def counts(name, resolution, *, latent=128, classes=0, attention=0, msg="none", 
         nets.append({"norm": norm, **common, "width": width[i], **own})
     family = MODELS[name]
     sides = family.sides(resolution) if msg != "none" else (resolution,)
-    spec = Spec(resolution, 3, sides, classes, False, msg, attention, *nets, None, jnp.float32)
+    spec = Spec(
+        resolution, 3, sides, classes, False, msg, attention, *nets, None, jnp.float32, separate=separate
+    )
     gen, dis = family.networks(spec)
     key = jax.eval_shape(lambda: jax.random.key(0))
     latents, labels = jax.ShapeDtypeStruct((4, latent), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
@@ -171,7 +184,7 @@ def test_progan_1024():
     options = {"max_width": 512, "minibatch_stddev": True, "spectral_norm": False, "gen_norm": "pixel"}
     gen, dis = counts("progan", 1024, latent=512, width=(16, 16), **options)
     assert round(gen / 1e6, 1) == round(dis / 1e6, 1) == 23.1
-    msg = counts("progan", 1024, latent=512, width=(16, 16), msg="simple", **options)
+    msg = counts("progan", 1024, latent=512, width=(16, 16), msg="simple", separate=True, **options)
     widths = (512, 512, 512, 512, 256, 128, 64, 32)
     assert msg[0] - gen == sum(3 * width + 3 for width in widths)
     # Every block but the first gets three channels of RGB and, but for the last, which had it, one of deviation.

@@ -1,4 +1,4 @@
-"""Gradients of a batch that is computed in parts, for what does not fit into memory at once."""
+"""Gradients of a batch that is computed in parts: one after another, for want of memory, or on several devices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from ganjax.state import NetState
 
@@ -39,3 +40,19 @@ def part_of(batch: Tree, i: int, parts: int) -> Tree:
         return x[i * size : (i + 1) * size]
 
     return batch if parts == 1 else jax.tree.map(cut, batch)
+
+
+def mean_over_devices(
+    grads: Tree, metrics: Metrics, stats: Tree, axis_name: str | None
+) -> tuple[Tree, Metrics, Tree]:
+    """Gradients, metrics and batch statistics, averaged over devices in one exchange; as they are without an axis.
+
+    They travel as one vector: left to itself, XLA joins them by what waits for them, in two or three all-reduces.
+    Spectral vectors are not sent, since they depend on the weights alone.
+    """
+    if axis_name is None:
+        return grads, metrics, stats
+    batch_stats = {name: value for name, value in stats.items() if name == "batch_stats"}
+    vector, unravel = ravel_pytree((grads, metrics, batch_stats))
+    grads, metrics, batch_stats = unravel(jax.lax.pmean(vector, axis_name))
+    return grads, metrics, {**stats, **batch_stats}

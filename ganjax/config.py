@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ganjax.errors import UserError, nearest
-from ganjax.options import BY_KEY, OPTIONS, Option, Value
+from ganjax.options import BEFORE, BY_KEY, OPTIONS, Option, Value
 
 
 def default_config() -> ConfigDict:
@@ -247,8 +247,9 @@ def from_workdir(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run: {file} cannot be read ({error}).") from None
     if not isinstance(stored, dict):
         raise UserError(f"{workdir} holds no run: {file} is not a JSON object.")
-    # An option that is younger than the run and does not change what is computed needs no value from it.
+    # An option that is younger than the run, and does not change what is computed or says what it was, needs no value
+    # from it.
     younger = {option.key: option.default for option in OPTIONS if option.runtime}
-    config = unflatten({**younger, **flatten(stored)})
+    config = unflatten({**younger, **BEFORE, **flatten(stored)})
     check(config)
     return config

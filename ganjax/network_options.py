@@ -19,6 +19,7 @@ class Option:
       low, high: inclusive bounds of a number, None where there is none.
       unit: of a number, for the help page.
       runtime: may change when a run goes on (it does not alter what is computed at a step).
+      before: what runs without it did, for one that is younger than some of them.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Option:
     high: float | None = None
     unit: str = ""
     runtime: bool = False
+    before: Value | None = None
 
     def allowed(self) -> str:
         """What the option takes, in words."""

@@ -107,6 +107,7 @@ OPTIONS: tuple[Option, ...] = (
         "neighbours in the batch whose deviation it is; one group if they do not divide it",
         low=2,
         high=512,
+        before=4,
     ),
     Option(
         "dis.label_layers",
@@ -114,6 +115,7 @@ OPTIONS: tuple[Option, ...] = (
         "layers from the label to the vector that D multiplies its features with, 8 in the paper; 0 is one (stylegan2)",
         low=0,
         high=16,
+        before=0,
     ),
     Option(
         "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
@@ -186,7 +188,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
     Option(
-        "augment.color_share", 1.0, "probability of ADA's colour transforms as a share of p", low=0, high=1
+        "augment.color_share",
+        1.0,
+        "probability of ADA's colour transforms as a share of p",
+        low=0,
+        high=1,
+        before=1.0,
     ),
     Option(
         "augment.final_p",
@@ -225,6 +232,7 @@ OPTIONS: tuple[Option, ...] = (
         "train.fresh_reals",
         False,
         "G's updates take reals and labels of their own, where they otherwise take those of D's last update",
+        before=False,
     ),
     Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
     Option(
@@ -334,4 +342,5 @@ OPTIONS: tuple[Option, ...] = (
     Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 
+BEFORE: dict[str, Value] = {option.key: option.before for option in OPTIONS if option.before is not None}
 BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

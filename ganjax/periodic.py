@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ganjax import processes
+from ganjax import processes, revisions
 from ganjax.checkpoint import Checkpointer
 from ganjax.data import Dataset
 from ganjax.errors import UserError
@@ -44,6 +44,7 @@ class Evaluator:
         self._names = [name for name in options.metrics.split(",") if name]
         self._options, self._split, self._dataset = options, config.data.split, dataset
         self._folder, self._sampler = folder, sampler
+        self._noted = revisions.noted(config.model.name)
         self._images = images_per_step
         self._log_images = config.log.every_steps * images_per_step
         self._twin = twin if twin is not None and twin._dataset is dataset else None
@@ -113,7 +114,7 @@ class Evaluator:
         kept = ranked[: self._options.keep_best]
         with Checkpointer(self._folder / BEST, keep=0) as best:
             if step in kept:
-                best.save(step, state, metadata={name: values[name]}, block=True)
+                best.save(step, state, metadata={name: values[name], **self._noted}, block=True)
             for other in best.steps():
                 if other not in kept:
                     best.remove(other)

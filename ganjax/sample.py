@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ganjax import parallel, processes
+from ganjax import parallel, processes, revisions
 from ganjax.checkpoint import Checkpointer
 from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
@@ -202,7 +202,7 @@ def open_run(
     if any(not 0 <= label < known for label in classes):
         allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
         raise UserError(f"--classes takes {allowed}, and got {','.join(map(str, classes))}.")
-    at, state = _restored(workdir, setup.build, step)
+    at, state = _restored(workdir, config.model.name, setup.build, step)
     variables = state.ema if weights == "ema" else state.gen.variables
     return Run(
         step=at,
@@ -223,7 +223,7 @@ def open_run(
     )
 
 
-def _restored(workdir: Path, build: Build, step: int | None) -> tuple[int, GanState]:
+def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tuple[int, GanState]:
     """(step, state) of a checkpoint, which the main process reads for all."""
     if not processes.is_main():
         return processes.from_main(None), processes.state_from_main(build.init())
@@ -233,6 +233,7 @@ def _restored(workdir: Path, build: Build, step: int | None) -> tuple[int, GanSt
         raise UserError(
             f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
         )
+    revisions.check(family, found[2], f"The checkpoint of step {found[0]} in {workdir}")
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.flatten_util import ravel_pytree
 
-from ganjax.accumulation import accumulated
+from ganjax.accumulation import accumulated, mean_over_devices
 from ganjax.keys import image_keys, purpose_keys
 from ganjax.objective import Images, Objective, Round, concatenate, pack, unpack
 from ganjax.optim import Optimizer
@@ -395,19 +394,3 @@ def note_fault(state: GanState, name: str, metrics: Metrics) -> dict[str, jax.Ar
     before = state.control[f"fault/{name}"]
     fault = jnp.where(fine | (before >= 0), before, state.step)
     return {**state.control, f"fault/{name}": fault}
-
-
-def mean_over_devices(
-    grads: Tree, metrics: Metrics, stats: Tree, axis_name: str | None
-) -> tuple[Tree, Metrics, Tree]:
-    """Gradients, metrics and batch statistics, averaged over devices in one exchange; as they are without an axis.
-
-    They travel as one vector: left to itself, XLA joins them by what waits for them, in two or three all-reduces.
-    Spectral vectors are not sent, since they depend on the weights alone.
-    """
-    if axis_name is None:
-        return grads, metrics, stats
-    batch_stats = {name: value for name, value in stats.items() if name == "batch_stats"}
-    vector, unravel = ravel_pytree((grads, metrics, batch_stats))
-    grads, metrics, batch_stats = unravel(jax.lax.pmean(vector, axis_name))
-    return grads, metrics, {**stats, **batch_stats}

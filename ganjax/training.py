@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax import parallel, processes
+from ganjax import parallel, processes, revisions
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import flatten, to_json
 from ganjax.data.stream import Feed
@@ -23,7 +23,7 @@ from ganjax.faults import check_faults, faults_of
 from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.movement import movement, weights
 from ganjax.nn import native
-from ganjax.options import BY_KEY
+from ganjax.options import BEFORE, BY_KEY
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
 from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Relapse, Remedies, Remedy
@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     new = not (folder / "config.json").exists()
     runtime = {key for key, option in BY_KEY.items() if option.runtime}
     with (
-        Workdir.open(folder, config=to_json(config), allowed=runtime)
+        Workdir.open(folder, config=to_json(config), allowed=runtime, before=BEFORE)
         if main
         else contextlib.nullcontext() as owned,
         StopSignals() as stop,
@@ -174,6 +174,10 @@ class Loop:
             [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]
         )
         self.remedies.taken = [Remedy(**remedy) for remedy in taken]
+        if found is not None:
+            revisions.check(
+                self.config.model.name, metadata, f"The checkpoint of step {self.step} in {self.folder}"
+            )
         self.state: GanState = parallel.replicate(processes.state_from_main(state), self.setup.devices)
         return resumed, metadata
 
@@ -357,16 +361,17 @@ class Loop:
     def leave_diverged(self) -> dict[str, Any]:
         """Keeps the state of a run that diverged, and says so in the summary."""
         with Checkpointer(self.folder / "diverged", keep=1) as saved:
-            saved.save(self.step, self.state, block=True)
+            saved.save(self.step, self.state, metadata=revisions.noted(self.config.model.name), block=True)
         return self.summarise("diverged")
 
     def save(self, *, block: bool = False) -> None:
         """A checkpoint of this step, unless the run has diverged."""
         check_faults(self.state, self.folder)
-        self.checkpoints.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=block)
+        metadata = {"seconds": self.clock.seconds, **revisions.noted(self.config.model.name)}
+        self.checkpoints.save(self.step, self.state, metadata=metadata, block=block)
         if self.config.monitor.action == ROLLBACK and not self.watch.bad:
             with Checkpointer(self.folder / HEALTHY_FOLDER, keep=KEEP_HEALTHY) as healthy:
-                healthy.save(self.step, self.state, metadata={"seconds": self.clock.seconds}, block=True)
+                healthy.save(self.step, self.state, metadata=metadata, block=True)
 
     def _completed(self) -> dict[str, Any]:
         """The summary of the run that ended at this very step, empty where there is none."""

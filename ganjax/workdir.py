@@ -96,13 +96,21 @@ class Workdir:
         self._lock: int | None = lock
 
     @classmethod
-    def open(cls, path: Path, *, config: Mapping[str, Any], allowed: Allowed) -> Workdir:
+    def open(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        allowed: Allowed,
+        before: Mapping[str, Any] | None = None,
+    ) -> Workdir:
         """Creates and locks the folder and writes `config.json` into it, or continues the run it holds.
 
         Args:
             path: the folder; it and its parents are made where they are missing.
             config: the resolved config, nested dicts of JSON values.
             allowed: the dotted keys that may differ from the config stored in the folder, or a test for them.
+            before: dotted key → what a stored config that lacks the key stands for.
 
         Raises:
             UserError: the folder cannot be used, another live run holds it, or its config differs.
@@ -110,18 +118,18 @@ class Workdir:
         path = Path(path).absolute()
         workdir = cls(path, _take_lock(path))
         try:
-            workdir._settle_config(json.loads(json.dumps(config)), allowed)
+            workdir._settle_config(json.loads(json.dumps(config)), allowed, before or {})
         except BaseException:
             workdir.release()
             raise
         return workdir
 
-    def _settle_config(self, config: dict[str, Any], allowed: Allowed) -> None:
+    def _settle_config(self, config: dict[str, Any], allowed: Allowed, before: Mapping[str, Any]) -> None:
         file = self.path / "config.json"
         stored = _read_config(file)
         if stored is not None:
             may_differ = allowed if callable(allowed) else allowed.__contains__
-            differences = _differences(flatten_config(stored), flatten_config(config))
+            differences = _differences({**before, **flatten_config(stored)}, flatten_config(config))
             refused = {key: pair for key, pair in differences.items() if not may_differ(key)}
             if refused:
                 raise UserError(_refusal(self.path, refused))

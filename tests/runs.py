@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 from small import points_config, small_config
 
+from ganjax import revisions
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import to_json
 from ganjax.factory import Build, build
@@ -32,8 +34,10 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def make_run(folder: Path, name: str, *, noise: float = 0.5) -> tuple[Build, GanState]:
-    """A run of `CONFIGS[name]` at step 7, whose StyleGAN2 layers have noise of that strength."""
+def make_run(
+    folder: Path, name: str, *, noise: float = 0.5, metadata: Mapping[str, Any] | None = None
+) -> tuple[Build, GanState]:
+    """A run of `CONFIGS[name]` at step 7, whose StyleGAN2 layers have noise of that strength; `metadata` as now."""
     config = CONFIGS[name]()
     made = build(config, load_data(config))
     state = jax.device_get(made.init())
@@ -42,5 +46,6 @@ def make_run(folder: Path, name: str, *, noise: float = 0.5) -> tuple[Build, Gan
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_json(config)))
     with Checkpointer(folder / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(7, state, block=True)
+        noted = revisions.noted(config.model.name) if metadata is None else metadata
+        checkpoints.save(7, state, metadata=noted, block=True)
     return made, state

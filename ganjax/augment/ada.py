@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ganjax.keys import purpose_keys
 from ganjax.nn.fusion import computed_once
 
 Images = tuple[Array, ...]
@@ -262,7 +261,8 @@ def ada_augment(
     images = tuple(recolour(warp(x, affine, height, width), colour) for x in images)
     if not cutout:
         return images
-    box = random_cutout(Dice(purpose_keys(keys, 1), 4), p, height, width)
+    own = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # so that the other draws are as without it
+    box = random_cutout(Dice(own, 4), p, height, width)
     return tuple(cut(x, *box) for x in images)
 
 

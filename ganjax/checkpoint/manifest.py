@@ -98,7 +98,9 @@ def check_architecture(
     ]
     if len(differing) > _MAX_DIFFERENCES:
         lines.append(f"  and {len(differing) - _MAX_DIFFERENCES} more")
-    advice = "Restore the options it was made with, or give another --workdir."
+    advice = (
+        "Restore the options, or the version of ganjax, that it was made with, or give another --workdir."
+    )
     raise UserError("\n".join([f"{folder} is a checkpoint of another architecture:", *lines, advice]))
 
 

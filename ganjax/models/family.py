@@ -96,9 +96,17 @@ class Family:
       resolutions: sides in pixels that it makes; empty for points.
       sides: resolution → sides of the images that G can give with multi-scale gradients, ascending.
       truncates: whether G's `__call__` takes `truncation`; else the latent vectors are truncated.
+      changes: what its networks have come to compute otherwise with the same weights, oldest first, as ends of "since
+        then …".
     """
 
     networks: Callable[[Spec], tuple[nn.Module, nn.Module]]
     resolutions: tuple[int, ...] = ()
     sides: Callable[[int], tuple[int, ...]] = levels
     truncates: bool = False
+    changes: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """Goes up with each of `changes`, from 1; checkpoints carry it."""
+        return 1 + len(self.changes)

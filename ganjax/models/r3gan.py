@@ -212,4 +212,8 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, R3GANDiscriminator(depth=spec.dis["depth"], **spec.images("dis"))
 
 
-FAMILY = Family(networks, levels(1024)[1:])
+FAMILY = Family(
+    networks,
+    levels(1024)[1:],
+    changes=("it resamples by the filter (1, 3, 3, 1), as the authors', not (1, 2, 1)",),
+)

@@ -304,4 +304,11 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, StyleGAN2Discriminator(label_layers=spec.dis["label_layers"], **spec.images("dis"))
 
 
-FAMILY = Family(networks, levels(1024)[1:], truncates=True)
+FAMILY = Family(
+    networks,
+    levels(1024)[1:],
+    truncates=True,
+    changes=(
+        "convolutions that double or halve keep the samples at the top and left border, as the authors' do",
+    ),
+)

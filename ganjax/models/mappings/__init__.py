@@ -99,7 +99,7 @@ def export_weights(entries: Iterable[Entry], variables: Tree) -> dict[str, np.nd
         node = variables
         for key in entry.ours:
             node = node[key]
-        arrays[entry.theirs] = np.ascontiguousarray(entry.to_theirs(np.asarray(node)))
+        arrays[entry.theirs] = np.asarray(entry.to_theirs(np.asarray(node)), order="C")
     return arrays
 
 

@@ -1,0 +1,43 @@
+"""What a checkpoint says of the networks that trained it, which may compute another function with the same shapes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ganjax.checkpoint import CheckpointWarning
+from ganjax.models import MODELS
+
+KEY = "networks"  # in the metadata of a checkpoint; those of before it was written are of revision 1
+
+
+def noted(family: str) -> dict[str, int]:
+    """Returns what goes into the metadata of a checkpoint of this family."""
+    return {KEY: MODELS[family].revision}
+
+
+def check(family: str, metadata: Mapping[str, Any], where: str) -> None:
+    """Warns where the networks compute something else than when the checkpoint was saved.
+
+    Args:
+      family: name of the networks.
+      metadata: of the checkpoint.
+      where: the checkpoint, in words.
+    """
+    was, now = int(metadata.get(KEY, 1)), MODELS[family]
+    if was == now.revision:
+        return
+    if was > now.revision:
+        told = f"a newer ganjax, whose {family} computes something else (revision {was}, here {now.revision})"
+    else:
+        told = (
+            f"a {family} that computed something else (revision {was}, now {now.revision}); since then "
+            + "; ".join(now.changes[was - 1 :])
+        )
+    warnings.warn(
+        f"{where} was trained by {told}. Its weights are used as they are: samples are not what they were, and "
+        "training goes on from there as the networks are now.",
+        CheckpointWarning,
+        stacklevel=3,
+    )

@@ -6,7 +6,8 @@
     ganjax train --config=configs/sngan.py:small,conditional --workdir=runs/sngan_small
 
 Hinge loss, spectral norm in D, Adam(0, 0.9) at 2e-4 falling linearly to 0, five updates of D a step, 100,000 steps.
-With `wgan_gp` the Wasserstein loss, λ = 10 and no spectral norm, as Gulrajani et al. 2017 train theirs (table 3).
+With `wgan_gp` the Wasserstein loss, λ = 10 and no spectral norm, so that D averages its last map, as Gulrajani et al.
+2017 train theirs (table 3); their batch for G is twice that of D.
 Arguments: `conditional` tells both networks the class; `wgan_gp`; `data=NAME` is another data set of TFDS, such as
 celeb_a, at 64 pixels; `small` is for 8×8 digits on a CPU: narrow, with spectral norm in G too, constant rates, and
 one update of D.

@@ -151,8 +151,15 @@ class BigGANGenerator(nn.Module):
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D of BigGAN for square images of 8 to 256 pixels."""
     gen = BigGANGenerator(attention=spec.attention, **spec.images("gen"))
-    own = {"table": FrozenDict(DIS_TABLE), "kernel_init": ORTHOGONAL, "block_init": ORTHOGONAL, "wide": True}
-    return gen, ResNetDiscriminator(attention=spec.attention, **own, **spec.images("dis"))
+    dis = ResNetDiscriminator(
+        attention=spec.attention,
+        table=FrozenDict(DIS_TABLE),
+        kernel_init=ORTHOGONAL,
+        block_init=ORTHOGONAL,
+        wide=True,
+        **spec.images("dis"),
+    )
+    return gen, dis
 
 
 FAMILY = Family(networks, tuple(GEN_TABLE), sides)

@@ -204,10 +204,13 @@ class ResNetDiscriminator(nn.Module):
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     """G and D for square images of 8 to 128 pixels."""
     sagan = spec.attention > 0
-    own = {"attention": spec.attention, "block_init": XAVIER if sagan else XAVIER_ROOT2}
-    gen = ResNetGenerator(**own, **spec.images("gen"))
+    init = XAVIER if sagan else XAVIER_ROOT2
     options = spec.images("dis")
-    return gen, ResNetDiscriminator(wide=sagan, mean=not options["spectral"], **own, **options)
+    gen = ResNetGenerator(attention=spec.attention, block_init=init, **spec.images("gen"))
+    dis = ResNetDiscriminator(
+        attention=spec.attention, block_init=init, wide=sagan, mean=not options["spectral"], **options
+    )
+    return gen, dis
 
 
 FAMILY = Family(networks, tuple(GEN_TABLE), sides)

@@ -45,12 +45,14 @@ class Entry:
       ours: path in the variables, the collection first: `("params", "Conv_0", "kernel")`.
       theirs: name in the state dict.
       to_ours, to_theirs: from the one layout to the other, each the other's inverse.
+      part: (i, n) where ours is the i-th of n equal pieces of theirs along its second axis, else None.
     """
 
     ours: tuple[str, ...]
     theirs: str
     to_ours: Change = same
     to_theirs: Change = same
+    part: tuple[int, int] | None = None
 
 
 def conv(ours: tuple[str, ...], theirs: str) -> Entry:
@@ -82,7 +84,10 @@ def import_weights(entries: Iterable[Entry], state_dict: Mapping[str, np.ndarray
         node = result
         for key in above:
             node = node[key]
-        value, old = entry.to_ours(np.asarray(state_dict[entry.theirs])), node[name]
+        array = np.asarray(state_dict[entry.theirs])
+        if entry.part:
+            array = np.split(array, entry.part[1], axis=1)[entry.part[0]]
+        value, old = entry.to_ours(array), node[name]
         if value.shape != old.shape:
             raise UserError(
                 f"{entry.theirs} of the weights is {value.shape} for {'/'.join(entry.ours)}, which is {old.shape}; "
@@ -94,13 +99,19 @@ def import_weights(entries: Iterable[Entry], state_dict: Mapping[str, np.ndarray
 
 def export_weights(entries: Iterable[Entry], variables: Tree) -> dict[str, np.ndarray]:
     """Returns `variables` under the names and in the layouts of the state dict; the inverse of `import_weights`."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    pieces: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
         node = variables
         for key in entry.ours:
             node = node[key]
-        arrays[entry.theirs] = np.asarray(entry.to_theirs(np.asarray(node)), order="C")
-    return arrays
+        array = np.asarray(entry.to_theirs(np.asarray(node)), order="C")
+        if entry.part:
+            pieces.setdefault(entry.theirs, {})[entry.part[0]] = array
+        else:
+            arrays[entry.theirs] = array
+    joined = {name: np.concatenate([some[i] for i in sorted(some)], axis=1) for name, some in pieces.items()}
+    return arrays | joined
 
 
 def _copy(tree: Tree) -> Tree:

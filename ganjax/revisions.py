@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ganjax.checkpoint import CheckpointWarning
+from ganjax.checkpoint import CheckpointWarning, OtherArchitecture
+from ganjax.errors import UserError
 from ganjax.models import MODELS
 
 KEY = "networks"  # in the metadata of a checkpoint; those of before it was written are of revision 1
@@ -41,3 +43,19 @@ def check(family: str, metadata: Mapping[str, Any], where: str) -> None:
         CheckpointWarning,
         stacklevel=3,
     )
+
+
+@contextlib.contextmanager
+def explained(family: str) -> Iterator[None]:
+    """Adds to the refusal of a checkpoint with other arrays what has come to be different in this family.
+
+    Raises:
+      UserError: in place of `OtherArchitecture`.
+    """
+    try:
+        yield
+    except OtherArchitecture as refused:
+        if not MODELS[family].reshaped:
+            raise
+        since = "; ".join(MODELS[family].reshaped)
+        raise UserError(f"{refused}\nIf an earlier ganjax made it: since then {since}.") from None

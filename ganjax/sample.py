@@ -227,7 +227,7 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
     """(step, state) of a checkpoint, which the main process reads for all."""
     if not processes.is_main():
         return processes.from_main(None), processes.state_from_main(build.init())
-    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
+    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints, revisions.explained(family):
         found = checkpoints.restore(build.shapes(), step)
     if found is None:
         raise UserError(

@@ -168,7 +168,8 @@ class Loop:
         step, state = 0, first
         metadata: dict[str, Any] = {}
         if processes.is_main():
-            found = None if anew or at == 0 else self.checkpoints.restore(first, at)
+            with revisions.explained(self.config.model.name):
+                found = None if anew or at == 0 else self.checkpoints.restore(first, at)
             step, state, metadata = found or (*self.remedies.first_state(first), {})
         resumed, self.step, metadata, taken = processes.from_main(
             [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]

@@ -83,10 +83,14 @@ def signature(dtype: str, shape: Sequence[int]) -> str:
     return f"{dtype}{list(shape)}"
 
 
+class OtherArchitecture(UserError):
+    """A checkpoint whose arrays are others than those expected."""
+
+
 def check_architecture(
     folder: Path, leaves: Mapping[str, Mapping[str, Any]], expected: Mapping[str, str]
 ) -> None:
-    """UserError with the first differences between the arrays expected (path → signature) and those saved."""
+    """Raises OtherArchitecture with the first differences between arrays expected (path → signature) and saved."""
     found = {path: signature(leaf["dtype"], leaf["shape"]) for path, leaf in leaves.items()}
     paths = sorted(expected.keys() | found.keys())
     differing = [path for path in paths if expected.get(path) != found.get(path)]
@@ -101,7 +105,7 @@ def check_architecture(
     advice = (
         "Restore the options, or the version of ganjax, that it was made with, or give another --workdir."
     )
-    raise UserError("\n".join([f"{folder} is a checkpoint of another architecture:", *lines, advice]))
+    raise OtherArchitecture("\n".join([f"{folder} is a checkpoint of another architecture:", *lines, advice]))
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

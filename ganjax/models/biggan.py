@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from ganjax.models.family import BASE, Family, Spec, levels
+from ganjax.models.family import BASE, SUMS, Family, Spec, levels
 from ganjax.models.parts import add_scale, block
 from ganjax.models.resnet import ResNetDiscriminator
 from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
@@ -162,4 +162,4 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), sides)
+FAMILY = Family(networks, tuple(GEN_TABLE), sides, reshaped=(SUMS + " after each level",))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator, sides
-from ganjax.models.family import Family, Spec
+from ganjax.models.family import SUMS, Family, Spec
 from ganjax.models.parts import block, by_side, join, logits_of
 from ganjax.nn.conditional import SelfAttention
 from ganjax.nn.convolution import downsample
@@ -91,4 +91,9 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), sides)
+FAMILY = Family(
+    networks,
+    tuple(GEN_TABLE),
+    sides,
+    reshaped=(SUMS + " after each level", "D has its authors' levels at 32 and 64 pixels"),
+)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.family import BASE, SUMS, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, Norm, minibatch_stddev
@@ -117,4 +117,4 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, (8, 16, 32, 64, 128))
+FAMILY = Family(networks, (8, 16, 32, 64, 128), reshaped=(SUMS,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
+SUMS = "with multi-scale gradients G adds up the images of the scales, each by a 3×3 convolution"  # see `reshaped`
 BASE = 4  # pixels a side of the coarsest feature map
 
 
@@ -98,6 +99,7 @@ class Family:
       truncates: whether G's `__call__` takes `truncation`; else the latent vectors are truncated.
       changes: what its networks have come to compute otherwise with the same weights, oldest first, as ends of "since
         then …".
+      reshaped: what its networks have come to hold other arrays for, in the same form.
     """
 
     networks: Callable[[Spec], tuple[nn.Module, nn.Module]]
@@ -105,6 +107,7 @@ class Family:
     sides: Callable[[int], tuple[int, ...]] = levels
     truncates: bool = False
     changes: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
 
     @property
     def revision(self) -> int:

@@ -2,18 +2,17 @@
 
 Karras et al. 2018, table 2, and Karnewar & Wang 2019, section 3: equalised learning rate, pixel norm after each
 convolution of G, a leaky ReLU everywhere, RGB by linear 1×1 convolutions, and (with `dis.minibatch_stddev`) the
-standard deviation over the batch before the last convolutions of D, or in each of its blocks with MSG.
+standard deviation over the batch before the last convolutions of D, or in each of its blocks with MSG. With MSG the images
+of the scales are tanh of running sums by 3×3 convolutions, unless `separate` makes them those of the paper.
 """
 
 from __future__ import annotations
-
-import os
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.family import BASE, SUMS, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.convolution import PLAIN, UP, downsample
 from ganjax.nn.equalised import EqualConv, EqualDense
@@ -23,7 +22,7 @@ ROOT2 = 2.0**0.5
 
 
 class ProGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`, linear."""
+    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: linear, or with sums in [-1, 1]."""
 
     resolution: int
     image_channels: int
@@ -49,18 +48,13 @@ class ProGANGenerator(nn.Module):
         x = self._act(x.reshape(x.shape[0], BASE, BASE, first), train)
         images: list[jax.Array] = []
         rgb = None
-        exp = os.environ.get("EXP", "sum3t")
-        exp = "sep1" if self.separate or len(self.sides) == 1 else exp
-        several = len(self.sides) > 1
-        bound = nn.tanh if exp.endswith("t") else (lambda x: x)
+        sums = len(self.sides) > 1 and not self.separate
         for side in levels(self.resolution):
             x = block(self, ProGANGenerator._level, x, side=side, train=train)
             if side in self.sides:
-                head = EqualConv(
-                    self.image_channels, 3 if "3" in exp else 1, self.spectral, dtype=self.dtype
-                )(x)
-                rgb = add_scale(rgb if exp.startswith("sum") else None, head)
-                images.append(bound(rgb))
+                head = EqualConv(self.image_channels, 3 if sums else 1, self.spectral, dtype=self.dtype)
+                rgb = add_scale(rgb if sums else None, head(x))
+                images.append(nn.tanh(rgb) if sums else rgb)
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _act(self, x: jax.Array, train: bool) -> jax.Array:
@@ -132,4 +126,4 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     )
 
 
-FAMILY = Family(networks, levels(1024)[1:])
+FAMILY = Family(networks, levels(1024)[1:], reshaped=(SUMS + ", unless model.msg_images=separate",))

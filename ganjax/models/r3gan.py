@@ -7,13 +7,11 @@ last convolution at zero, the others scaled down by the number of blocks. Levels
 
 from __future__ import annotations
 
-import os
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, Family, Spec, channels, levels
+from ganjax.models.family import BASE, SUMS, Family, Spec, channels, levels
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
 from ganjax.nn.equalised import SMOOTH, fir_down, fir_up
 from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
@@ -75,7 +73,7 @@ class Block(nn.Module):
 
 
 class R3GANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`, linear."""
+    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: one is linear, several tanh of running sums."""
 
     resolution: int
     image_channels: int
@@ -111,27 +109,26 @@ class R3GANGenerator(nn.Module):
         x = spread(basis, start) * spread(first(z)[:, None, None, :], start)
         images: list[jax.Array] = []
         rgb = None
-        exp = os.environ.get("EXP", "sum3t") if len(self.sides) > 1 else "sum1"
-        bound = nn.tanh if exp.endswith("t") else (lambda x: x)
         for side in levels(self.resolution):
             if side > BASE:
                 x = fir_up(linear(size(side))(x) if x.shape[-1] != size(side) else x, SMOOTH)
             for _ in range(self.depth):
                 x = block(self, R3GANGenerator._block, x, blocks=blocks)
             if side in self.sides:
-                head = Conv(
-                    self.image_channels,
-                    3 if "3" in exp else 1,
-                    self.spectral,
-                    use_bias=False,
-                    kernel_init=scaled_normal(1.0),
-                    dtype=self.dtype,
-                )(x)
-                if rgb is not None and exp.startswith("sumf"):
-                    rgb = fir_up(rgb, (1.0, 3.0, 3.0, 1.0)) + head
+                if len(self.sides) == 1:
+                    images.append(linear(self.image_channels)(x).astype(jnp.float32))
                 else:
-                    rgb = add_scale(rgb if exp.startswith("sum") else None, head)
-                images.append(bound(rgb.astype(jnp.float32)))
+                    init = scaled_normal(1.0)
+                    conv = Conv(
+                        self.image_channels,
+                        3,
+                        self.spectral,
+                        use_bias=False,
+                        kernel_init=init,
+                        dtype=self.dtype,
+                    )
+                    rgb = add_scale(rgb, conv(x))
+                    images.append(nn.tanh(rgb.astype(jnp.float32)))
         return tuple(images)
 
     def _block(self, x: jax.Array, *, blocks: int) -> jax.Array:
@@ -215,5 +212,6 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
 FAMILY = Family(
     networks,
     levels(1024)[1:],
+    reshaped=(SUMS, "D's vectors of the labels have the channels of the coarsest level, as the authors'"),
     changes=("it resamples by the filter (1, 3, 3, 1), as the authors', not (1, 2, 1)",),
 )

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from ganjax.models.family import Family, Spec
+from ganjax.models.family import SUMS, Family, Spec
 from ganjax.models.parts import add_scale, block, by_side, join, logits_of
 from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
 from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
@@ -213,4 +213,12 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), sides)
+FAMILY = Family(
+    networks,
+    tuple(GEN_TABLE),
+    sides,
+    reshaped=(
+        SUMS + " after each block",
+        "D's blocks at 48, 64 and 128 pixels are as wide inside as what they get, as the authors'",
+    ),
+)

@@ -10,7 +10,6 @@ a key made of the bits of z, so they too belong to the image and not to the devi
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import flax.linen as nn
@@ -207,12 +206,7 @@ class StyleGAN2Generator(nn.Module):
             x, image = block(self, StyleGAN2Generator._level, x, image, styles, keys, **shape)
             layer += 2 if side > BASE else 1
             if side in self.sides:
-                bound = (
-                    nn.tanh
-                    if len(self.sides) > 1 and os.environ.get("EXP", "sum1").endswith("t")
-                    else (lambda x: x)
-                )
-                images.append(bound(image.astype(jnp.float32)))
+                images.append(image.astype(jnp.float32))
         return tuple(images)
 
     def _level(

@@ -4,7 +4,7 @@ r"""Pictures of one's own at 32×32, 64×64 or 128×128: MSG, spectral norm in D
     ganjax train --config=configs/own_images.py:resolution=64,conditional --workdir=runs/mine \
         --config.data.path=data/mine
 
-docs/own_images.md goes through it and shows the samples. Arguments: `resolution` (32); `conditional`, where the pictures
+docs/own_images.md goes through it, with samples. Arguments: `resolution` (32); `conditional`, where the pictures
 lie in a folder for each kind, makes them better; `gpu` is wide, for the minutes of an accelerator.
 
 MEASURED

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from ganjax.checkpoint import CheckpointWarning, OtherArchitecture
+from ganjax.checkpoint import Checkpointer, CheckpointWarning, OtherArchitecture
 from ganjax.errors import UserError
 from ganjax.models import MODELS
 
@@ -43,6 +44,26 @@ def check(family: str, metadata: Mapping[str, Any], where: str) -> None:
         CheckpointWarning,
         stacklevel=3,
     )
+
+
+def restore(
+    checkpoints: Checkpointer, template: Any, step: int | None, family: str, folder: Path
+) -> tuple[int, Any, dict[str, Any]] | None:
+    """Restores a checkpoint, with a word on what the networks compute otherwise than when it was saved.
+
+    Args:
+      checkpoints, template, step: see `Checkpointer.restore`.
+      family: name of the networks.
+      folder: of the run, for messages.
+
+    Raises:
+      UserError: as `Checkpointer.restore`; other arrays with what has come to be different in this family.
+    """
+    with explained(family):
+        found = checkpoints.restore(template, step)
+    if found is not None:
+        check(family, found[2], f"The checkpoint of step {found[0]} in {folder}")
+    return found
 
 
 @contextlib.contextmanager

@@ -227,13 +227,12 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
     """(step, state) of a checkpoint, which the main process reads for all."""
     if not processes.is_main():
         return processes.from_main(None), processes.state_from_main(build.init())
-    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints, revisions.explained(family):
-        found = checkpoints.restore(build.shapes(), step)
+    with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
+        found = revisions.restore(checkpoints, build.shapes(), step, family, workdir)
     if found is None:
         raise UserError(
             f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
         )
-    revisions.check(family, found[2], f"The checkpoint of step {found[0]} in {workdir}")
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 

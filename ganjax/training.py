@@ -163,22 +163,17 @@ class Loop:
         Returns:
           Whether there was a checkpoint, and its metadata.
         """
-        first = self.build.init()
-        found = None
-        step, state = 0, first
-        metadata: dict[str, Any] = {}
+        found, step, metadata = None, 0, {}
+        state = first = self.build.init()
         if processes.is_main():
-            with revisions.explained(self.config.model.name):
-                found = None if anew or at == 0 else self.checkpoints.restore(first, at)
+            if not anew and at != 0:
+                name = self.config.model.name
+                found = revisions.restore(self.checkpoints, first, at, name, self.folder)
             step, state, metadata = found or (*self.remedies.first_state(first), {})
         resumed, self.step, metadata, taken = processes.from_main(
             [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]
         )
         self.remedies.taken = [Remedy(**remedy) for remedy in taken]
-        if found is not None:
-            revisions.check(
-                self.config.model.name, metadata, f"The checkpoint of step {self.step} in {self.folder}"
-            )
         self.state: GanState = parallel.replicate(processes.state_from_main(state), self.setup.devices)
         return resumed, metadata
 

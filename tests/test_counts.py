@@ -31,6 +31,8 @@ def counts(
         "spectral_norm": True,
         "spectral_iterations": 1,
         "minibatch_stddev": False,
+        "stddev_group": 4,
+        "label_layers": 0,
         "minibatch_discrimination": 0,
         "style_dim": 512,
         "mapping_layers": 8,

@@ -62,6 +62,7 @@ def test_the_remedies_are_options_with_values_that_they_take():
     assert len(found) > 10
     for key, value in found:
         base = [("loss.name", "non_saturating")] if key == "loss.label_smoothing" else []
+        base += [("model.conditional", "False")] if key == "dis.packing" else []
         configs.resolve(str(ROOT / "configs" / "quickstart.py"), [*base, (key, value)])
 
 

@@ -318,6 +318,17 @@ def test_minibatch_stddev_against_numpy_and_over_split_batches():
     np.testing.assert_array_equal(np.concatenate(halves), out)
 
 
+def test_the_group_of_the_deviation_is_an_option():
+    """With groups of 2 the first two images of a batch do not mind what the next two are."""
+    config, gen, dis, sides = pair("dcgan", 16, dis__stddev_group=2)
+    latents, images, labels = inputs_of(config, sides)
+    _, variables = initialise(gen, dis, latents, images, labels)
+    judge = jax.jit(lambda x: dis.apply(variables, x, labels, train=True))
+    logits, others = judge(images), judge(tuple(x.at[2:].set(0.0) for x in images))
+    np.testing.assert_array_equal(logits[:2], others[:2])
+    assert float(jnp.min(jnp.abs(logits[2:] - others[2:]))) > 1e-4
+
+
 def test_minibatch_discrimination_against_numpy():
     x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     layer = MinibatchDiscrimination(kernels=3, dims=2, group_size=4)

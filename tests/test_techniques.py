@@ -232,7 +232,7 @@ def test_ada_steers_p_by_the_sign_of_d_on_reals():
         state = dataclasses.replace(toy.controlled(ada__p=start, ada__sign=-0.75), step=jnp.int32(3))
         np.testing.assert_allclose(toy.run(1, state)[0][1].control["ada/p"], end, atol=1e-6)
     state = dataclasses.replace(toy.controlled(ada__p=0.95, ada__sign=1.0), step=jnp.int32(3))
-    np.testing.assert_allclose(toy.run(1, state)[0][1].control["ada/p"], 1.0)
+    np.testing.assert_allclose(toy.run(1, state)[0][1].control["ada/p"], 1.05, rtol=1e-6)  # it may pass 1
 
 
 SCHEDULES = {

@@ -2,8 +2,8 @@
 
 Karras et al. 2018, table 2, and Karnewar & Wang 2019, section 3: equalised learning rate, pixel norm after each
 convolution of G, a leaky ReLU everywhere, RGB by linear 1×1 convolutions, and (with `dis.minibatch_stddev`) the
-standard deviation over the batch before the last convolutions of D, or in each of its blocks with MSG. With MSG the images
-of the scales are tanh of running sums by 3×3 convolutions, unless `separate` makes them those of the paper.
+standard deviation over the batch before the last convolutions of D, or in each of its blocks with MSG. With MSG the
+images of the scales are tanh of running sums by 3×3 convolutions, unless `separate` makes them the paper's.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class R3GANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: one is linear, several tanh of running sums."""
+    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: one linear, several tanh of running sums."""
 
     resolution: int
     image_channels: int

@@ -68,7 +68,7 @@ def test_the_resampling_filter():
 @unconditional_and_conditional
 def test_images_and_logits_and_their_gradients(classes):
     (gen, dis), entries, params = made(classes)
-    latents, x = normal(N, Z, seed=1), images(N, 16, 3)
+    latents, x = normal(N, Z, seed=1), images(N, 16, 13)
 
     def of_gen(p, z):
         image = gen(p, z)
@@ -164,4 +164,4 @@ def test_ten_steps_of_both_optimisers(classes):
     assert error(np.asarray(rows)[0], ORACLE[f"{prefix}/rows"][0]) < 1e-5
     assert error(rows, ORACLE[f"{prefix}/rows"]) < 1e-3
     assert error(gen(g, normal(N, Z, seed=1))[:2], ORACLE[f"{prefix}/images"]) < 1e-3
-    assert error(dis(d, (images(N, 16, 3),)), ORACLE[f"{prefix}/logits"]) < 1e-3
+    assert error(dis(d, (images(N, 16, 13),)), ORACLE[f"{prefix}/logits"]) < 1e-3

@@ -233,7 +233,7 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
         raise UserError(
             f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
         )
-    revisions.check(family, found[2], f"The checkpoint of step {found[0]} in {workdir}")
+    revisions.check(family, found[2], f"Step {found[0]} of {workdir}")
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 

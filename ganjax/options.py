@@ -342,5 +342,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 
+RUNTIME = frozenset(option.key for option in OPTIONS if option.runtime)
 BEFORE: dict[str, Value] = {option.key: option.before for option in OPTIONS if option.before is not None}
 BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

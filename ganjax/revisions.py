@@ -62,7 +62,7 @@ def restore(
     with explained(family):
         found = checkpoints.restore(template, step)
     if found is not None:
-        check(family, found[2], f"The checkpoint of step {found[0]} in {folder}")
+        check(family, found[2], f"Step {found[0]} of {folder}")
     return found
 
 

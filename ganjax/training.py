@@ -23,7 +23,7 @@ from ganjax.faults import check_faults, faults_of
 from ganjax.monitor import Verdict, Watch, read_rows
 from ganjax.movement import movement, weights
 from ganjax.nn import native
-from ganjax.options import BEFORE, BY_KEY
+from ganjax.options import BEFORE, RUNTIME
 from ganjax.pacing import Clock, steps_per_call
 from ganjax.periodic import Evaluator
 from ganjax.remedies import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Relapse, Remedies, Remedy
@@ -48,9 +48,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     folder, main = workdir.absolute(), processes.is_main()
     new = not (folder / "config.json").exists()
-    runtime = {key for key, option in BY_KEY.items() if option.runtime}
     with (
-        Workdir.open(folder, config=to_json(config), allowed=runtime, before=BEFORE)
+        Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
         if main
         else contextlib.nullcontext() as owned,
         StopSignals() as stop,
@@ -89,8 +88,7 @@ class Loop:
         """Restores the newest intact checkpoint, or makes the first state.
 
         Args:
-          config, setup, folder: of the run.
-          checkpoints: of the run, open.
+          config, setup, folder, checkpoints: of the run; the last are open.
           stop: what ends the sitting early.
           twin: a loop whose compiled programs this one may use: its config differs in traced values only.
           resume_at: the step to restore in place of the newest; 0 is the first state.
@@ -163,8 +161,8 @@ class Loop:
         Returns:
           Whether there was a checkpoint, and its metadata.
         """
-        found, step, metadata = None, 0, {}
-        state = first = self.build.init()
+        found, step, state = None, 0, (first := self.build.init())
+        metadata: dict[str, Any] = {}
         if processes.is_main():
             if not anew and at != 0:
                 name = self.config.model.name

@@ -40,7 +40,7 @@ def test_a_run_from_before_the_borders_were_mended_loads_and_says_so(tmp_path):
     _, state = make_run(tmp_path / "run", "styles", metadata={"seconds": 3.0})
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps(forget(json.loads(file.read_text()), BEFORE)))
-    with pytest.warns(CheckpointWarning, match=r"step 7 .*stylegan2 .*revision 1, now 2.*border") as told:
+    with pytest.warns(CheckpointWarning, match=r"^Step 7 of .*stylegan2 .*revision 1, now 2.*border") as told:
         run = open_run(tmp_path / "run", n=1)
     assert len(told) == 1
     for old, new in zip(jax.tree.leaves(state.ema), jax.tree.leaves(run.variables), strict=True):

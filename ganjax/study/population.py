@@ -26,7 +26,7 @@ from ganjax.errors import DivergedError, UserError
 from ganjax.factory import build
 from ganjax.movement import movement, weights
 from ganjax.nn import native
-from ganjax.options import BEFORE, BY_KEY
+from ganjax.options import BEFORE, RUNTIME
 from ganjax.setup import Setup, load_data, scans
 from ganjax.signals import StopSignals
 from ganjax.state import GanState
@@ -91,10 +91,9 @@ class Population:
 
     def _open(self, runs: Mapping[tuple[int, int], Run], stack: contextlib.ExitStack) -> list[Member]:
         """All members, at the newest step that all of them have saved."""
-        runtime = {key for key, option in BY_KEY.items() if option.runtime}
         for config, folder in runs.values():
             opened = stack.enter_context(
-                Workdir.open(folder, config=to_json(config), allowed=runtime, before=BEFORE)
+                Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
             )
             convolutions = native.describe(config.model.name != "mlp")
             opened.write_environment(map(str, self._devices), convolutions=convolutions)

@@ -26,8 +26,9 @@ from ganjax.penalties import orthogonality
 
 ORACLES = Path(__file__).resolve().parent / "oracles"
 SAMPLES, GRADIENTS = 1024, 96  # numbers kept of an image, and of a gradient by one parameter, at most
+# Batch norm of four images makes more of rounding: the authors' own images differ from theirs in float64 by up to 2e-5.
 TOLERANCES = {
-    "images": 1e-5,
+    "images": 3e-5,
     "eval": 1e-5,
     "logits": 1e-5,
     "input gradients": 1e-4,

@@ -19,6 +19,8 @@ LABELS = np.arange(4, dtype=np.int32) % 5
 ATTENTION = {32: (16, 0), 64: (0, 16), 128: (0, 32)}
 LATENTS = {32: 16, 64: 20, 128: 24}
 
+SIDES = [32, *(pytest.param(side, marks=pytest.mark.slow) for side in (64, 128))]
+
 
 def networks(resolution: int, width: int = 4, attention: tuple[int, int] | None = None):
     """G and D, each with the entries of its mapping."""
@@ -32,14 +34,14 @@ def networks(resolution: int, width: int = 4, attention: tuple[int, int] | None 
     )
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128])
+@pytest.mark.parametrize("resolution", SIDES)
 def test_generator(resolution: int) -> None:
     net, entries = networks(resolution)[0]
     size = LATENTS[resolution]
     authors.hold(authors.compare_gen(ORACLE, f"biggan{resolution}/gen", net, entries, size, LABELS))
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128])
+@pytest.mark.parametrize("resolution", SIDES)
 def test_discriminator(resolution: int) -> None:
     net, entries = networks(resolution)[1]
     authors.hold(authors.compare_dis(ORACLE, f"biggan{resolution}/dis", net, entries, resolution, LABELS))
@@ -63,11 +65,12 @@ def test_orthogonal_regularisation_at_half_the_weight() -> None:
     """The authors' code adds the gradient of half the paper's formula: 1e-4 there is 5e-5 here."""
     net, entries = networks(32)[0]
     variables = authors.fill(entries, authors.template(net, authors.latents(4, 20), LABELS), 24)
-    grads = jax.grad(lambda params: 5e-5 * orthogonality(params))(variables["params"])
+    grads = jax.jit(jax.grad(lambda params: 5e-5 * orthogonality(params)))(variables["params"])
     expected = authors.gradients(ORACLE, "ortho_grad/")
     assert max(authors.parameter_errors(expected, entries, variables, grads).values()) < 1e-5
 
 
+@pytest.mark.slow
 def test_initial_weights() -> None:
     """Orthogonal throughout, in D as in G: its attention and its rows by class too.
 
@@ -83,6 +86,7 @@ def test_initial_weights() -> None:
         authors.hold_starts(found, authors.gradients(ORACLE, f"init/{name}/"), skip=(".bias",))
 
 
+@pytest.mark.slow
 def test_ten_steps() -> None:
     (gen, of_gen), (dis, of_dis) = networks(32, attention=(16, 0))
     gen_vars = authors.fill(of_gen, authors.template(gen, authors.latents(4, 20), LABELS), 24)

@@ -344,3 +344,19 @@ def test_ada_above_one_is_as_at_one():
     )
     one, above = (augment.ada_augment(keys, images, p)[0] for p in (1.0, 1.3))
     np.testing.assert_array_equal(above, one)
+
+
+def test_ada_colours_at_a_share_of_p_and_cuts_out():
+    """With no share for colours a flat image keeps its value wherever it was not cut, at any p."""
+    keys = jax.random.split(jax.random.key(5), 64)
+    flat = (jnp.full((64, 16, 16, 3), 0.5),)
+    (kept,) = ada.ada_augment(keys, flat, 1.0, color_share=0.0)
+    np.testing.assert_allclose(kept, flat[0], atol=1e-5)
+    (cut,) = ada.ada_augment(keys, flat, 1.0, color_share=0.0, cutout=True)
+    gone = np.isclose(np.asarray(cut), 0.0, atol=1e-5)
+    assert np.all(gone | np.isclose(np.asarray(cut), 0.5, atol=1e-5))
+    assert 0.1 < gone.mean() < 0.3  # a square of half the side, less where it leaves the image
+    (half,) = ada.ada_augment(keys, flat, 1.0, color_share=0.5)
+    (whole,) = ada.ada_augment(keys, flat, 1.0)
+    changed = [float(np.mean(np.any(np.abs(np.asarray(x) - 0.5) > 1e-4, (1, 2, 3)))) for x in (half, whole)]
+    assert 0 < changed[0] < changed[1] == 1.0

@@ -370,7 +370,8 @@ def test_every_technique_has_an_oracle():
         assert f"def {test}(" in texts[file], name
     # And every one of its options is set by a test here; `"NAME"` is for those that each network has.
     text = "".join(
-        texts[f"test_{name}"] for name in ("techniques", "mechanics", "step", "models", "stylegan2", "msg", "augment")
+        texts[f"test_{name}"]
+        for name in ("techniques", "mechanics", "step", "models", "stylegan2", "msg", "augment")
     )
     for key in {key for technique in TECHNIQUES for key in technique.keys}:
         assert key.replace(".", "__") in text or f'"{key.rpartition(".")[2]}"' in text, key

@@ -374,4 +374,5 @@ def test_every_technique_has_an_oracle():
         for name in ("techniques", "mechanics", "step", "models", "stylegan2", "msg", "augment")
     )
     for key in {key for technique in TECHNIQUES for key in technique.keys}:
-        assert key.replace(".", "__") in text or f'"{key.rpartition(".")[2]}"' in text, key
+        name = key.rpartition(".")[2]
+        assert key.replace(".", "__") in text or f'"{name}"' in text or f" {name}=" in text, key

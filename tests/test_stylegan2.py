@@ -273,7 +273,7 @@ def test_auxiliary_classifier_learns_the_classes():
     config = small_config(
         model__conditional=True, loss__auxiliary_classifier=1.0, dis__optimizer__learning_rate=5e-3
     )
-    _, state, rows = run_steps(config, steps=40)
+    _, state, rows = run_steps(config, steps=100)
     assert rows[0]["dis/classes"] == pytest.approx(2 * np.log(10), rel=0.3)  # of reals and of fakes
     assert rows[-1]["dis/classes"] < 0.95 * rows[0]["dis/classes"]
     assert "gen/classes" in rows[0]

@@ -52,8 +52,6 @@ class BigGANDeepDiscriminator(nn.Module):
         dense = lambda features: Dense(features, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
         table, down = DIS_TABLE[self.resolution]
-        while self.resolution >> down > min(scales, default=self.resolution):  # as in ResNetDiscriminator
-            down += 1
         first, *features = (min(self.width * times, self.max_width) for times in table)
         x = self._conv(first, 3)(images[-1].astype(self.dtype))
         for level, channels in enumerate(features):

@@ -5,7 +5,8 @@
 Data: the 1,797 real digits that ship with scikit-learn; no network.
 Arguments: none.
 
-MEASURED
+Measured 2026-11-28 on one core of a busy 2-core CPU: 51,200 images in 53 and 73 s (seeds 1 and 0; the second with its
+compilation). In-domain FID of 2,000 samples 4.8 and 5.7; 5.4 and 6.8 after 38,400 images.
 """
 
 from ganjax.config import default_config, parse_arg

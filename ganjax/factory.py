@@ -158,7 +158,9 @@ def count_classes(config: ConfigDict, dataset: Dataset) -> int:
       UserError: labels are asked for, and the data has none.
     """
     if config.model.conditional and (dataset.labels is None or dataset.num_classes < 1):
-        raise UserError(f"model.conditional=True needs labels, and {dataset.name} has none.")
+        raise UserError(
+            f"model.conditional=True needs labels, and {dataset.name} has none; set --config.model.conditional=False."
+        )
     return dataset.num_classes if config.model.conditional else 0
 
 

@@ -8,8 +8,8 @@ docs/own_images.md goes through it, with samples. Arguments: `resolution` (32); 
 lie in a folder for each kind, makes them better; `gpu` is wide, for the minutes of an accelerator.
 
 Not measured since MSG was mended and the rates were chosen anew (2026-11-28): docs/own_images.md shows samples of
-before, of 96,000 images of 32×32 in 661 s and 160,000 of 64×64 in 3,186 s on one busy CPU core. `gpu` and 128 pixels were
-not trained.
+before, of 96,000 images of 32×32 in 661 s and 160,000 of 64×64 in 3,186 s on one busy CPU core. `gpu` and 128
+pixels were not trained.
 """
 
 from ganjax.config import default_config, parse_arg

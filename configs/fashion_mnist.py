@@ -7,7 +7,7 @@ Data: 60,000 garments; downloaded, or found in Debian's package dataset-fashion-
 Arguments: `gpu` is four times as wide, for the minutes of an accelerator.
 
 Measured 2026-11-28 on 2 CPU cores, one run: 96,000 images in 496 s, compilation included; FID of 5,000 samples
-42.9, in-domain (95 % interval 40.9 to 44.9; real against real .69), recall .23. On an H100, 3,500 steps: 28.9 (one run). With
+42.9, in-domain (95 % interval 40.9 to 44.9; real against real .69), recall .23. On an H100 28.9 (3,500 steps). With
 `gpu`, before its number of steps was chosen, 31.3 after 99 k images and 9.1 after 301 k, on an H100 that seven runs
 shared; the whole `gpu` run was not made.
 """

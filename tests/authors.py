@@ -337,6 +337,7 @@ def spec(resolution: int, *, classes: int, attention: int, width: int) -> Spec:
         "spectral_norm": True,
         "spectral_iterations": 1,
         "minibatch_stddev": False,
+        "stddev_group": 4,
         "minibatch_discrimination": 0,
     }
     nets = ({**common, "norm": "batch"}, {**common, "norm": "none"})

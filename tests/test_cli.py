@@ -55,8 +55,8 @@ BAD_COMBINATIONS = {
     "dis.norm=batch penalty.name=wgan_gp": ["dis.norm='batch', penalty.name='wgan_gp'", "per example"],
     "dis.norm=batch dis.packing=2": ["dis.packing=2", "mix the groups"],
     "penalty.clip_weights=0.01": ["penalty.clip_weights=0.01, dis.spectral_norm=True", "does nothing"],
-    "gen.optimizer.warmup_steps=800": ["warmup_steps=800, train.steps=800", "end before it starts"],
-    "train.accumulate=3": ["train.batch_size=64, train.accumulate=3", "must divide"],
+    "gen.optimizer.warmup_steps=1600": ["warmup_steps=1600, train.steps=1600", "end before it starts"],
+    "train.accumulate=3": ["train.batch_size=32, train.accumulate=3", "must divide"],
     "penalty.weight=-1": ["penalty.weight", "at least 0", "-1"],
 }
 
@@ -244,7 +244,7 @@ def file_in_the_way(workdir: Path) -> None:
     ("prepare", "expected"),
     [
         (file_in_the_way, ["cannot be used", "a file of that name is in the way"]),
-        (other_config_in, ["another config", "gen.width: was 4, now 64", "seed: was 3, now 0"]),
+        (other_config_in, ["another config", "gen.width: was 4, now 32", "seed: was 3, now 0"]),
     ],
 )
 def test_unusable_workdirs(

@@ -89,7 +89,7 @@ ELSEWHERE: dict[str, str] = {
 QUICKSTART = "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart"
 # What a page takes for granted, as shell lines.
 BEFORE: dict[str, list[str]] = {
-    "README.md": ["python make_pictures.py PICTURES 64 3", "python make_pictures.py DIR 8 1"],
+    "README.md": ["python make_pictures.py PICTURES 64 3 2", "python make_pictures.py DIR 8 1"],
     "docs/model.md": [QUICKSTART],
     "docs/recipes.md": [
         "python make_pictures.py PICTURES 64 3",

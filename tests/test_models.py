@@ -27,7 +27,7 @@ ALL = [
     pytest.param(name, resolution, msg, classes, marks=[] if resolution == 16 else pytest.mark.slow)
     for name in FAMILIES
     for resolution in MODELS[name].resolutions
-    for msg in ("none", "cat_lin")
+    for msg in (("none", "cat_lin") if len(MODELS[name].sides(resolution)) > 1 else ("none",))
     for classes in (0, 5)
 ]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

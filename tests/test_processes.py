@@ -183,6 +183,7 @@ def test_two_processes_stream_what_one_holds_in_memory(tmp_path: Path) -> None:
     given = {
         "data.name": "folder",
         "data.path": tmp_path / "data",
+        "model.conditional": False,
         "train.steps": 12,
         "train.batch_size": 16,
         "gen.width": 8,

@@ -234,6 +234,7 @@ def test_training_streams_and_either_delivery_goes_on_with_the_run(
             "--config=configs/quickstart.py",
             f"--workdir={tmp_path / workdir}",
             "--config.data.name=folder",
+            "--config.model.conditional=False",
             f"--config.data.path={prepared}",
             f"--config.data.delivery={delivery}",
             f"--config.train.steps={steps}",

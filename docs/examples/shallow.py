@@ -17,10 +17,9 @@ class Generator(nn.Module):
         side, width = self.spec.resolution // 2, self.spec.gen["width"]
         z = with_labels(latents, labels, self.spec.classes, self.spec.dtype)
         x = nn.relu(Dense(side * side * width)(z)).reshape(-1, side, side, width)
-        small = Conv(self.spec.image_channels)(x)
-        large = add_scale(small, Conv(self.spec.image_channels)(nn.relu(Conv(width)(upsample(x)))))
-        images = {side: nn.tanh(small), 2 * side: nn.tanh(large)}
-        return tuple(images[side].astype(jnp.float32) for side in self.spec.sides)
+        small, x = Conv(self.spec.image_channels)(x), nn.relu(Conv(width)(upsample(x)))
+        images = {side: small, 2 * side: add_scale(small, Conv(self.spec.image_channels)(x))}
+        return tuple(nn.tanh(images[side]).astype(jnp.float32) for side in self.spec.sides)
 
 
 class Discriminator(nn.Module):

@@ -78,6 +78,7 @@ OPTIONS: tuple[Option, ...] = (
         "sums",
         "G's images of the scales: tanh of running sums of RGB; or separate, linear ones (progan: as in its paper)",
         choices=("sums", "separate"),
+        before="sums",
     ),
     Option(
         "model.msg_scales",

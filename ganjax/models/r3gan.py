@@ -94,9 +94,9 @@ class R3GANGenerator(nn.Module):
     ) -> tuple[jax.Array, ...]:
         """latents: [N, Z] float32; labels: [N] int32 where there are classes."""
 
-        def linear(features: int) -> Conv:
+        def linear(features: int, side: int = 1) -> Conv:
             init = scaled_normal(1.0)
-            return Conv(features, 1, self.spectral, use_bias=False, kernel_init=init, dtype=self.dtype)
+            return Conv(features, side, self.spectral, use_bias=False, kernel_init=init, dtype=self.dtype)
 
         size = lambda side: channels(self.resolution, side, self.width, self.max_width)
         blocks = self.depth * len(levels(self.resolution))
@@ -118,16 +118,7 @@ class R3GANGenerator(nn.Module):
                 if len(self.sides) == 1:
                     images.append(linear(self.image_channels)(x).astype(jnp.float32))
                 else:
-                    init = scaled_normal(1.0)
-                    conv = Conv(
-                        self.image_channels,
-                        3,
-                        self.spectral,
-                        use_bias=False,
-                        kernel_init=init,
-                        dtype=self.dtype,
-                    )
-                    rgb = add_scale(rgb, conv(x))
+                    rgb = add_scale(rgb, linear(self.image_channels, 3)(x))
                     images.append(nn.tanh(rgb.astype(jnp.float32)))
         return tuple(images)
 

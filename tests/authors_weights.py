@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from authors import error as error
+from authors import load as load
 
 from ganjax.models.mappings import Entry, export_weights, import_weights
 
-ORACLES = Path(__file__).parent / "oracles"
 # Compilation is most of what these tests take: XLA may leave out what only makes programs fast.
 quick = functools.partial(
     jax.jit,
@@ -49,19 +49,6 @@ def kept(x: Any) -> np.ndarray:
     """At most `KEPT` numbers of an array, evenly spread."""
     flat = np.asarray(x, np.float32).ravel()
     return flat[:: max(1, -(-flat.size // KEPT))]
-
-
-def error(found: Any, expected: Any) -> float:
-    """max |found − expected| / max |expected|."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    assert found.shape == expected.shape, (found.shape, expected.shape)
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
-
-
-def load(family: str) -> dict[str, np.ndarray]:
-    """The stored numbers of a family."""
-    with np.load(ORACLES / f"{family}_authors.npz") as file:
-        return {name: file[name] for name in file.files}
 
 
 def empty(net: Any, *inputs: Any) -> Any:

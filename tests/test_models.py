@@ -63,6 +63,11 @@ def data_of(resolution, classes=0, n=1):
     return Dataset("digits", images, labels if classes else None, classes)
 
 
+def scales_of(name):
+    """Returns `model.msg` for 8 pixels: residual families have one scale there, since none comes before a block."""
+    return "simple" if len(MODELS[name].sides(8)) > 1 else "none"
+
+
 def pair(name, resolution, msg="none", classes=0, **options):
     """The config, G and D of a family, and the sides of G's images."""
     config = config_of(name, msg, model__conditional=classes > 0, **options)
@@ -191,11 +196,12 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch):
-    """With labels, MSG and a gradient penalty: three steps of the real program, of which only one is traced."""
+    """With labels, scales and a gradient penalty: three steps of the real program, of which only one is traced."""
     traced = []
     step = ganjax.parallel.train_step
     monkeypatch.setattr(ganjax.parallel, "train_step", lambda *a: traced.append(name) or step(*a))
     options = {"gen__norm": OWN_NORM.get(name, "batch"), "gen__style_dim": 8, "gen__mapping_layers": 2}
+    options["model__msg"] = scales_of(name)
     config = small_config(model__name=name, model__conditional=True, penalty__name="r1", **options)
     made, state, rows = run_steps(config, steps=3)
     assert made.classes == 10 and len(traced) == 1
@@ -203,7 +209,8 @@ def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch)
     first = jax.device_get(made.init())
     for before, after in ((first.gen, state.gen), (first.dis, state.dis)):
         leaves = zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True)
-        assert np.mean([np.abs(a - b).max() > 0 for a, b in leaves]) > 0.9
+        # D's last bias may rest: while the hinge binds, the slopes of reals and fakes by it add up to nothing.
+        assert all(np.abs(a - b).max() > 0 for a, b in leaves if a.size > 1)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,7 @@ def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch)
 def test_blocks_computed_anew_give_the_same_gradients_under_the_same_names(name):
     """Of D's answers and a penalty on them, by every parameter, with spectral norms and statistics that move."""
     spectral = {f"{net}__spectral_norm": name != "stylegan2" for net in ("gen", "dis")}
-    config, *nets, sides = pair(name, 8, "simple", 3, **spectral)
+    config, *nets, sides = pair(name, 8, scales_of(name), 3, **spectral)
     latents, images, labels = inputs_of(config, sides, 4, 3)
     variables = initialise(*nets, latents, images, labels)
 

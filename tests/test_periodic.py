@@ -61,7 +61,7 @@ def test_the_best_are_kept(best: str, expected: list[int], tmp_path: Path) -> No
     with Checkpointer(tmp_path / BEST, keep=0) as kept:
         assert kept.steps() == expected
         found = kept.restore({"w": np.zeros(3, np.float32)}, expected[0])
-    assert found is not None and found[1]["w"][0] == expected[0] and found[2] == {best: values[expected[0]]}
+    assert found is not None and found[1]["w"][0] == expected[0] and found[2][best] == values[expected[0]]
     index = json.loads((tmp_path / BEST / "index.json").read_text())
     assert index["measure"] == best and sorted(map(int, index["steps"])) == expected
     assert checkpoint_folder(tmp_path, expected[0]) == tmp_path / BEST

@@ -26,7 +26,7 @@ from typing import Any
 
 from measure import CASES, Running, load_config, machine, start, table, whole_calls
 
-from ganjax.machine import start_with_allocator
+from ganjax.runtime.allocator import start_with_allocator
 
 # What an operation is by its name, first match; what part it belongs to by its scope, first match.
 KINDS = {
@@ -167,9 +167,9 @@ def step_products(config: Any, side: int) -> float:
     import jax.extend
     from measure import random_dataset
 
-    from ganjax.factory import build
-    from ganjax.inspection import step_alone
-    from ganjax.setup import Setup, choose_devices
+    from ganjax.run.dry_run import step_alone
+    from ganjax.run.setup import Setup, choose_devices
+    from ganjax.training.build import build
 
     devices = choose_devices(config)
     dataset = random_dataset(side, 10 if config.model.conditional else 0)

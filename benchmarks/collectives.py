@@ -42,7 +42,7 @@ def exchanged(recipe: str) -> dict[str, float]:
     """Numbers of one step: all-reduces and their bytes, parameters, FLOPs over all devices, images."""
     import numpy as np
 
-    from ganjax import config as configs
+    from ganjax.config import recipe as configs
 
     config = configs.resolve(f"{ROOT / 'configs' / recipe}", [])
     unit = 4 * config.train.accumulate * config.dis.packing  # a device's least share, for groups of four
@@ -70,10 +70,10 @@ def lowered(config: Any, recipe: str, share: int) -> tuple[dict[str, float], str
     import jax.numpy as jnp
     import numpy as np
 
-    from ganjax import parallel
     from ganjax.data import Dataset
-    from ganjax.factory import build
-    from ganjax.state import count_parameters
+    from ganjax.training import parallel
+    from ganjax.training.build import build
+    from ganjax.training.state import count_parameters
 
     config = config.copy_and_resolve_references()
     config.train.batch_size = 2 * share

@@ -1,6 +1,6 @@
 """Streaming of prepared data: images a second, how long a training loop waits, and memory over many images.
 
-    python benchmarks/emoji.py --out=data/emoji
+    python tools/emoji.py --out=data/emoji
     ganjax data prepare data/emoji --out=data/emoji128 --resolution=128
     taskset -c 0 python benchmarks/data.py --data=data/emoji128 --threads=1
 
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ganjax.data import load
-from ganjax.data.stream import Share, Stream
+from ganjax.data.feed import Share, Stream
 
 
 def resident_megabytes() -> float:

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from ganjax.metrics.moments import Gaussian, Moments, frechet_distance
+from ganjax.evals.metrics.frechet import Gaussian, Moments, frechet_distance
 
 BLOCK = 1024
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ganjax import config as configs
+from ganjax.config import recipe as configs
 
 
 def main() -> None:
@@ -35,13 +35,13 @@ def main() -> None:
         "checkpoint.every_steps": 10 * total,
     }
     config = configs.resolve(arguments.config, [(key, str(value)) for key, value in options.items()])
-    from ganjax import parallel
-    from ganjax.checkpoint import Checkpointer
-    from ganjax.pacing import steps_per_call
-    from ganjax.setup import prepare
-    from ganjax.signals import StopSignals
-    from ganjax.training import IN_FLIGHT, Loop
-    from ganjax.writers import RunWriter
+    from ganjax.run.clock import steps_per_call
+    from ganjax.run.loop import IN_FLIGHT, Loop
+    from ganjax.run.setup import prepare
+    from ganjax.runtime.checkpoint import Checkpointer
+    from ganjax.runtime.logs import RunWriter
+    from ganjax.runtime.signals import StopSignals
+    from ganjax.training import parallel
 
     setup = prepare(config)
     calls = steps_per_call(config, 0, setup.scan)

@@ -68,7 +68,7 @@ SMALL = ("dcgan32", "msg_dcgan64", "sngan32", "stylegan2_64")  # what two cores 
 
 def load_config(name: str, changes: Sequence[tuple[str, str]] = ()) -> Any:
     """The checked config of a game; `changes` come last. Flips and schedules are off, since no twin has them."""
-    from ganjax import config as configs
+    from ganjax.config import recipe as configs
 
     case = CASES[name]
     fixed = {"data.flip": False, "gen.optimizer.schedule": "constant", "dis.optimizer.schedule": "constant"}
@@ -121,10 +121,10 @@ class Running:
 
 def start(config: Any, side: int) -> Running:
     """ganjax's own step of `config` on random images, as `ganjax train` makes it: devices, mapping, donation."""
-    from ganjax import parallel
-    from ganjax.factory import build
-    from ganjax.pacing import steps_per_call
-    from ganjax.setup import choose_devices, scans
+    from ganjax.run.clock import steps_per_call
+    from ganjax.run.setup import choose_devices, scans
+    from ganjax.training import parallel
+    from ganjax.training.build import build
 
     devices = choose_devices(config)
     dataset = random_dataset(side, 10 if config.model.conditional else 0)

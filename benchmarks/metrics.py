@@ -29,11 +29,10 @@ def main() -> None:
 
     import jax
 
-    from ganjax import parallel
-    from ganjax.metrics import inception
-    from ganjax.metrics.features import INCEPTION_BLOCK, sharded
-    from ganjax.metrics.moments import frechet_distance, gaussian
-    from ganjax.metrics.neighbours import manifolds
+    from ganjax.evals.features import INCEPTION_BLOCK, inception, sharded
+    from ganjax.evals.metrics.frechet import frechet_distance, gaussian
+    from ganjax.evals.metrics.neighbours import manifolds
+    from ganjax.training import parallel
 
     parallel.prepare_backend(options.images, 1, 0)
     rng = np.random.default_rng(0)

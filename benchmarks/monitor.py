@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ganjax import config as configs
+from ganjax.config import recipe as configs
 
 
 class Unwatched:
@@ -49,7 +49,7 @@ class Timed:
 
     def ratio(self, state: Any, steps: int) -> None:
         """Adds what one ratio of update to weights takes."""
-        from ganjax.movement import movement, weights
+        from ganjax.training.update_ratio import movement, weights
 
         for _ in range(2):  # the first may compile
             start = now()
@@ -86,11 +86,11 @@ def main() -> None:
     }
     changes = [(key, str(value)) for key, value in options.items()]
     config = configs.resolve(arguments.config, [*changes, *(tuple(x.split("=", 1)) for x in arguments.set)])
-    from ganjax.checkpoint import Checkpointer
-    from ganjax.setup import prepare
-    from ganjax.signals import StopSignals
-    from ganjax.training import Loop
-    from ganjax.writers import RunWriter
+    from ganjax.run.loop import Loop
+    from ganjax.run.setup import prepare
+    from ganjax.runtime.checkpoint import Checkpointer
+    from ganjax.runtime.logs import RunWriter
+    from ganjax.runtime.signals import StopSignals
 
     samples = config.monitor.samples
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ganjax.report.run_page import write_run_page
+from ganjax.run.report.run_page import write_run_page
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import pages

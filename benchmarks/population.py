@@ -62,8 +62,8 @@ def in_turn(folders: Path, folder: Path, seeds: int) -> tuple[float, dict[int, d
     """
     code = (
         "import json, sys, pathlib\n"
-        "from ganjax.config import from_workdir\n"
-        "from ganjax.training import train\n"
+        "from ganjax.config.recipe import from_workdir\n"
+        "from ganjax.run.loop import train\n"
         "for seed in range(int(sys.argv[3])):\n"
         "    config = from_workdir(pathlib.Path(sys.argv[1]) / f'seed_{seed}')\n"
         "    config.parallel.devices = int(sys.argv[4])\n"
@@ -97,7 +97,7 @@ def steps_only(config: str, changes: list[tuple[str, str]], sizes: list[int]) ->
 
     import jax
 
-    from ganjax.config import resolve
+    from ganjax.config.recipe import resolve
     from ganjax.study.calibration import steps_per_second
 
     run: Any = types.SimpleNamespace(config=resolve(config, changes))
@@ -131,7 +131,7 @@ def main() -> None:
         changes = [tuple(item.split("=", 1)) for item in options.set]
         steps_only(options.config, changes, [int(size) for size in options.sizes.split(",")])
         return
-    from ganjax.config import load_recipe
+    from ganjax.config.recipe import load_recipe
 
     metrics = POINTS if load_recipe(options.config).model.name == "mlp" else IMAGES
     with tempfile.TemporaryDirectory() as name:

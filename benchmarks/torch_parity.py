@@ -104,7 +104,7 @@ def ours(game: str) -> dict[str, np.ndarray]:
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
 
-    from ganjax.factory import build
+    from ganjax.training.build import build
 
     config = load_config(game)
     parts = build(config, random_dataset(CASES[game].resolution), axis_name=None)

@@ -30,9 +30,9 @@ def compiled_step(config: Any, side: int, devices: Any) -> Any:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from ganjax import parallel
-    from ganjax.factory import build
-    from ganjax.step import train_step
+    from ganjax.training import parallel
+    from ganjax.training.build import build
+    from ganjax.training.step import train_step
 
     dataset = random_dataset(side, 10 if config.model.conditional else 0)
     parts = build(config, dataset)

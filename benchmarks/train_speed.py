@@ -40,7 +40,7 @@ from measure import (
     whole_calls,
 )
 
-from ganjax.machine import start_with_allocator, tcmalloc
+from ganjax.runtime.allocator import start_with_allocator, tcmalloc
 
 HERE = Path(__file__).resolve().parent
 PRECISIONS = ("float32", "bfloat16")
@@ -92,7 +92,7 @@ def work(game: str, changes: list[tuple[str, str]], *, count_products: bool) -> 
     running = start(config, CASES[game].resolution)
     import jax
 
-    from ganjax.state import count_parameters
+    from ganjax.training.state import count_parameters
 
     about = {net: count_parameters(getattr(running.state, net).params) for net in ("gen", "dis")}
     if count_products:

@@ -1,7 +1,7 @@
 """1000 modes: three digits stacked as the channels of one 8×8 image. Relativistic pairing with R1 and R2 finds them.
 
     ganjax train --config=configs/stacked_digits.py --workdir=runs/stacked
-    python benchmarks/modes.py --workdir=runs/stacked --samples=26000
+    python tools/modes.py --workdir=runs/stacked --samples=26000
 
 Data: the 1,797 real digits that ship with scikit-learn, 50,000 triples drawn from them; no network.
 Arguments: method, `best` or `dcgan`, the plain DCGAN (Radford et al. 2016: batch norm, non-saturating loss,
@@ -12,7 +12,7 @@ real .021), 265 s; `dcgan` 1000 of 1000 modes, KL .199, 444 s with another job b
 """
 
 from ganjax.config import default_config, parse_arg
-from ganjax.errors import UserError
+from ganjax.runtime.errors import UserError
 
 
 def get_config(arg: str = ""):

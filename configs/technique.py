@@ -8,7 +8,7 @@ it is.
 """
 
 from ganjax.config import default_config, parse_arg, set_option
-from ganjax.errors import UserError, nearest
+from ganjax.runtime.errors import UserError, nearest
 
 RING = {
     "data.name": "ring",

@@ -5,7 +5,7 @@
 Each page gets a folder that looks like a checkout, with a copy of the package, and what it takes for granted is put
 there first (`BEFORE`). Runs are shortened and their networks made small (`SHORTER`), a few lines are rewritten
 (`REWRITTEN`), and what cannot run on this machine is left out, with who does run it (`ELSEWHERE`). Prints each line
-with its seconds; exits with 1 after a page whose command failed. tests/test_commands.py runs it.
+with its seconds; exits with 1 after a page whose command failed. tests/docs/test_commands.py runs it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ REWRITTEN: list[tuple[str, str]] = [
     (r"^bash launch/tpu_vm\.sh ", "bash launch/tpu_vm.sh --dry-run "),
     # Other pictures where the font is not installed.
     (
-        r"^(python benchmarks/emoji\.py .*)",
+        r"^(python tools/emoji\.py .*)",
         rf"if [ -e {FONT} ]; then \1; else python make_pictures.py data/emoji 64 3 7; fi",
     ),
     # 1,797 digits in the place of 60,000 garments.
@@ -180,6 +180,7 @@ def make_checkout(folder: Path) -> dict[str, str]:
     """Fills `folder` with what a checkout has; returns the environment to run in."""
     for name in (
         "benchmarks",
+        "tools",
         "configs",
         "docs",
         "launch",

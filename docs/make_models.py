@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ganjax import config as configs
+from ganjax.config import recipe as configs
 from ganjax.data import Dataset
-from ganjax.factory import build
-from ganjax.inspection import step_costs
-from ganjax.setup import Setup
+from ganjax.run.dry_run import step_costs
+from ganjax.run.setup import Setup
+from ganjax.training.build import build
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ganjax.compat import RULES
-from ganjax.options import BY_KEY
-from ganjax.techniques import LESSONS, TECHNIQUES, Technique
+from ganjax.config.options import BY_KEY
+from ganjax.config.rules import RULES
+from ganjax.config.techniques import LESSONS, TECHNIQUES, Technique
 
 PAGE = Path(__file__).resolve().parent / "techniques.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"

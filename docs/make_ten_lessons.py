@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from ganjax.report.words import between, signed
+from ganjax.run.report.format import between, signed
+from ganjax.study.analysis import Analysis, analyse
 from ganjax.study.claims import judge_claims
-from ganjax.study.statistics import Analysis, analyse
 
 
 def read(folder: Path) -> tuple[str, Analysis, dict[str, str]]:

@@ -36,9 +36,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def commands() -> str:
     """The help of every command, and all options of a config."""
-    from ganjax import cli
-    from ganjax import config as configs
-    from ganjax.completion import parsers_in
+    from ganjax.cli import main as cli
+    from ganjax.cli.completion import parsers_in
+    from ganjax.config import recipe as configs
 
     parts = ["# Commands and options", "What `ganjax COMMAND --help` and `ganjax train --help-config` print."]
     with mock.patch.dict(os.environ, {"COLUMNS": COLUMNS}):

@@ -2,7 +2,7 @@
 
 import sys
 
-from ganjax.machine import start_with_allocator
+from ganjax.runtime.allocator import start_with_allocator
 
 LONG = ("train", "ablate", "evaluate")  # what is at work long enough to be worth a second start of Python
 
@@ -15,8 +15,8 @@ def entry() -> None:
     """
     if sys.argv[1:2] and sys.argv[1] in LONG:
         start_with_allocator()  # before anything else is imported: the program may start anew
-    from ganjax import processes
-    from ganjax.cli import main
+    from ganjax.cli.main import main
+    from ganjax.runtime import processes
 
     if code := main():
         processes.end(code)

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from paths import ORACLE_FILES
 
-from ganjax.losses import LOSSES
-from ganjax.models.family import Spec
+from ganjax.losses.adversarial import LOSSES
+from ganjax.losses.penalties import orthogonality
+from ganjax.models.base import Spec
+from ganjax.models.layers.spectral_norm import COLLECTION
 from ganjax.models.mappings import Entry, export_weights, import_weights
 from ganjax.models.mappings.layers import complete_vectors
-from ganjax.nn.spectral import COLLECTION
-from ganjax.optim import Optimizer, make_chain
-from ganjax.penalties import orthogonality
+from ganjax.training.optim import Optimizer, make_chain
 
-ORACLES = Path(__file__).resolve().parent / "oracles"
 SAMPLES, GRADIENTS = 1024, 96  # numbers kept of an image, and of a gradient by one parameter, at most
 # Batch norm of four images makes more of rounding: the authors' own images differ from theirs in float64 by up to 2e-5.
 TOLERANCES = {
@@ -105,7 +104,7 @@ def slopes(*shape: int, seed: int = 9) -> np.ndarray:
 
 
 def load(family: str) -> dict[str, np.ndarray]:
-    with np.load(ORACLES / f"{family}_authors.npz") as file:
+    with np.load(ORACLE_FILES / f"{family}_authors.npz") as file:
         return {name: file[name] for name in file.files}
 
 

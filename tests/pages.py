@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ganjax.study.statistics import analyse
+from ganjax.study.analysis import analyse
 
 METRICS = [{"name": "high_quality", "better": "higher"}, {"name": "kl", "better": "lower"}]
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> & \"q\" %{x}"

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from small import points_config, small_config
 
-from ganjax import revisions
-from ganjax.checkpoint import Checkpointer
-from ganjax.config import to_json
-from ganjax.factory import Build, build
-from ganjax.setup import load_data
-from ganjax.state import GanState
+from ganjax.config.recipe import to_json
+from ganjax.models import revisions
+from ganjax.run.setup import load_data
+from ganjax.runtime.checkpoint import Checkpointer
+from ganjax.training.build import Build, build
+from ganjax.training.state import GanState
 
 STYLES = {
     "model__name": "stylegan2",

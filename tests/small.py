@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ganjax import config as configs
-from ganjax import parallel
+from ganjax.config import recipe as configs
 from ganjax.data import Dataset
-from ganjax.factory import Build, build
+from ganjax.training import parallel
+from ganjax.training.build import Build, build
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (96, 8, 8, 1), dtype=np.uint8)
 POINTS = np.random.default_rng(1).normal(size=(512, 2)).astype(np.float32)

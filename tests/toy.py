@@ -12,8 +12,8 @@ import numpy as np
 from small import points_config, small_config
 
 from ganjax.data import Dataset
-from ganjax.factory import Build, build, make_hyper, make_initialiser
-from ganjax.step import Game, train_step
+from ganjax.training.build import Build, build, make_hyper, make_initialiser
+from ganjax.training.step import Game, train_step
 
 # Compilation is most of what these tests take: XLA may leave out what only makes programs fast.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

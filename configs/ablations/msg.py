@@ -10,7 +10,7 @@ without: steadiness is what Karnewar & Wang 2019 claim (section 4.3). docs/model
 """
 
 from ganjax.config import load_recipe, parse_arg
-from ganjax.errors import UserError, nearest
+from ganjax.runtime.errors import UserError, nearest
 from ganjax.study import Study, Variant
 
 # family → its recipe for digits, and φ

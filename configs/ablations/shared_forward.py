@@ -7,7 +7,7 @@ number of steps. docs/performance.md has what came out.
 """
 
 from ganjax.config import load_recipe
-from ganjax.errors import UserError, nearest
+from ganjax.runtime.errors import UserError, nearest
 from ganjax.study import Study, Variant
 
 BASES = {

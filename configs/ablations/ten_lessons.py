@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ganjax.config import default_config
-from ganjax.errors import UserError, nearest
+from ganjax.runtime.errors import UserError, nearest
 from ganjax.study import Study, Variant
 
 LOSSES = (

@@ -3,10 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ganjax.models.family import Family
-from ganjax.models.parts import add_scale, by_side, join, logits_of, with_labels
-from ganjax.nn.convolution import downsample, upsample
-from ganjax.nn.layers import Conv, Dense
+from ganjax.models.base import Family
+from ganjax.models.blocks import add_scale, by_side, join, logits_of, with_labels
+from ganjax.models.layers.convolution import downsample, upsample
+from ganjax.models.layers.layers import Conv, Dense
 
 
 class Generator(nn.Module):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ganjax.data import digits, fashion_mnist, folder, mixtures, tfds_source
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
 from ganjax.data.lazy import MAX_CORRUPT
 from ganjax.data.order import shuffled_indices
-from ganjax.errors import UserError
+from ganjax.data.sources import digits, fashion_mnist, folder, mixtures
+from ganjax.data.sources import tfds as tfds_source
+from ganjax.runtime.errors import UserError
 
 __all__ = [
     "DATASETS",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ganjax.data.lazy import MAX_CORRUPT, LazyImages, LazyLabels
-from ganjax.errors import UserError, nearest
+from ganjax.runtime.errors import UserError, nearest
 
 # A target at most this much larger than the image is reached by a black border, a larger one by resizing.
 PAD_LIMIT = 1.25

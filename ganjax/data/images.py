@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ganjax.nn.fusion import computed_once
+from ganjax.data.draw_once import computed_once
 
 
 def to_float(images: jax.Array) -> jax.Array:

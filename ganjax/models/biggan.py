@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from ganjax.models.family import BASE, SUMS, Family, Spec, levels
-from ganjax.models.parts import add_scale, block
+from ganjax.models.base import BASE, SUMS, Family, Spec, levels
+from ganjax.models.blocks import add_scale, block
+from ganjax.models.layers.conditional import ModulatedBatchNorm, SelfAttention
+from ganjax.models.layers.convolution import PLAIN, UP, upsample
+from ganjax.models.layers.layers import Conv, Dense, Dtype, Norm
 from ganjax.models.resnet import ResNetDiscriminator
-from ganjax.nn.conditional import ModulatedBatchNorm, SelfAttention
-from ganjax.nn.convolution import PLAIN, UP, upsample
-from ganjax.nn.layers import Conv, Dense, Dtype, Norm
 
 ORTHOGONAL = nn.initializers.orthogonal()
 SHARED = 128  # size of the shared embedding of the class

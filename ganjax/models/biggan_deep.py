@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ganjax.models.base import SUMS, Family, Spec
 from ganjax.models.biggan import GEN_TABLE, ORTHOGONAL, BigGANGenerator, sides
-from ganjax.models.family import SUMS, Family, Spec
-from ganjax.models.parts import block, by_side, join, logits_of
-from ganjax.nn.conditional import SelfAttention
-from ganjax.nn.convolution import downsample
-from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
+from ganjax.models.blocks import block, by_side, join, logits_of
+from ganjax.models.layers.conditional import SelfAttention
+from ganjax.models.layers.convolution import downsample
+from ganjax.models.layers.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
 
 # Channels in units of `width`: of D's first convolution and of each level, of which the first `down` halve the image.
 DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import Family, Spec
-from ganjax.models.parts import logits_of, with_labels
-from ganjax.nn.layers import Dense, Dtype, Norm
+from ganjax.models.base import Family, Spec
+from ganjax.models.blocks import logits_of, with_labels
+from ganjax.models.layers.layers import Dense, Dtype, Norm
 
 
 class MLPGenerator(nn.Module):

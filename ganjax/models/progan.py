@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, SUMS, Family, Spec, channels, levels
-from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
-from ganjax.nn.convolution import PLAIN, UP, downsample
-from ganjax.nn.equalised import EqualConv, EqualDense
-from ganjax.nn.layers import STDDEV_GROUP, Dtype, Norm, minibatch_stddev, pixel_norm
+from ganjax.models.base import BASE, SUMS, Family, Spec, channels, levels
+from ganjax.models.blocks import add_scale, block, by_side, join, logits_of, with_labels
+from ganjax.models.layers.convolution import PLAIN, UP, downsample
+from ganjax.models.layers.equalized import EqualConv, EqualDense
+from ganjax.models.layers.layers import STDDEV_GROUP, Dtype, Norm, minibatch_stddev, pixel_norm
 
 ROOT2 = 2.0**0.5
 

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, SUMS, Family, Spec, channels, levels
-from ganjax.models.parts import add_scale, block, by_side, join, logits_of, with_labels
-from ganjax.nn.equalised import SMOOTH, fir_down, fir_up
-from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
-from ganjax.nn.plain import spread
+from ganjax.models.base import BASE, SUMS, Family, Spec, channels, levels
+from ganjax.models.blocks import add_scale, block, by_side, join, logits_of, with_labels
+from ganjax.models.layers.equalized import SMOOTH, fir_down, fir_up
+from ganjax.models.layers.layers import STDDEV_GROUP, Conv, Dense, Dtype, minibatch_stddev
+from ganjax.models.layers.plain import spread
 
 GROUP = 16  # channels in a group of the 3×3 convolution
 EXPANSION = 2  # of the channels inside a block

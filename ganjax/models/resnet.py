@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from ganjax.models.family import SUMS, Family, Spec
-from ganjax.models.parts import add_scale, block, by_side, join, logits_of
-from ganjax.nn.conditional import ConditionalBatchNorm, SelfAttention
-from ganjax.nn.convolution import DOWN, PLAIN, UP, downsample, upsample
-from ganjax.nn.layers import STDDEV_GROUP, Conv, Dense, Dtype, Init, Norm, minibatch_stddev
+from ganjax.models.base import SUMS, Family, Spec
+from ganjax.models.blocks import add_scale, block, by_side, join, logits_of
+from ganjax.models.layers.conditional import ConditionalBatchNorm, SelfAttention
+from ganjax.models.layers.convolution import DOWN, PLAIN, UP, downsample, upsample
+from ganjax.models.layers.layers import STDDEV_GROUP, Conv, Dense, Dtype, Init, Norm, minibatch_stddev
 
 XAVIER = nn.initializers.xavier_uniform()
 XAVIER_ROOT2 = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # √2 times as large

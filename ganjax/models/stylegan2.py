@@ -16,11 +16,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ganjax.models.family import BASE, Family, Spec, channels, levels
-from ganjax.models.parts import block, by_side, join, logits_of
-from ganjax.nn.equalised import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
-from ganjax.nn.layers import STDDEV_GROUP, Dtype, MinibatchDiscrimination, minibatch_stddev, pixel_norm
-from ganjax.nn.plain import spread
+from ganjax.models.base import BASE, Family, Spec, channels, levels
+from ganjax.models.blocks import block, by_side, join, logits_of
+from ganjax.models.layers.equalized import SMOOTH, EqualConv, EqualDense, convolve, convolve_up, fir_up
+from ganjax.models.layers.layers import (
+    STDDEV_GROUP,
+    Dtype,
+    MinibatchDiscrimination,
+    minibatch_stddev,
+    pixel_norm,
+)
+from ganjax.models.layers.plain import spread
 
 ROOT2 = 2.0**0.5
 LABEL_RATE = 0.01  # of D's layers for labels, as a share of the learning rate

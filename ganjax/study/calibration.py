@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ganjax import parallel
-from ganjax.factory import build
-from ganjax.setup import load_data, scans
+from ganjax.run.setup import load_data, scans
+from ganjax.runtime.workdir import atomic_write_json
 from ganjax.study.config import RunSpec
-from ganjax.workdir import atomic_write_json
+from ganjax.training import parallel
+from ganjax.training.build import build
 
 FILE = "calibration.json"
 SIZES = (1, 2, 3, 4, 6, 8)

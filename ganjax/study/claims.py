@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ganjax.monitor.verdicts import SPIKE
-from ganjax.study.statistics import Analysis
+from ganjax.evals.monitor.verdicts import SPIKE
+from ganjax.study.analysis import Analysis
 
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]

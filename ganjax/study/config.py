@@ -14,9 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ganjax.config import check, differences, flatten, load_file, set_option, to_json
-from ganjax.errors import UserError
-from ganjax.options import PARTS, Value
+from ganjax.config.options import PARTS, Value
+from ganjax.config.recipe import check, differences, flatten, load_file, set_option, to_json
+from ganjax.runtime.errors import UserError
 
 BASE = "base"
 LOG_LINES = 20  # of a run

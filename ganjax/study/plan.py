@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax.config import flatten, unflatten
-from ganjax.errors import UserError
-from ganjax.factory import build, program_of
-from ganjax.remedies import RESTART, ROLLBACK
-from ganjax.setup import load_data
+from ganjax.config.recipe import flatten, unflatten
+from ganjax.run.recovery import RESTART, ROLLBACK
+from ganjax.run.setup import load_data
+from ganjax.runtime.errors import UserError
 from ganjax.study.config import RunSpec, Variant
+from ganjax.training.build import build, program_of
 
 RESULT = "result.json"  # in the folder of a run that has ended
 

@@ -18,21 +18,21 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from ganjax import parallel
-from ganjax.checkpoint import Checkpointer
-from ganjax.compat import MIXTURES
-from ganjax.config import to_json
-from ganjax.errors import DivergedError, UserError
-from ganjax.factory import build
-from ganjax.movement import movement, weights
-from ganjax.nn import native
-from ganjax.options import BEFORE, RUNTIME
-from ganjax.setup import Setup, load_data, scans
-from ganjax.signals import StopSignals
-from ganjax.state import GanState
-from ganjax.training import IN_FLIGHT, Loop
-from ganjax.workdir import Workdir
-from ganjax.writers import Progress, RunWriter
+from ganjax.config.options import BEFORE, RUNTIME
+from ganjax.config.recipe import to_json
+from ganjax.config.rules import MIXTURES
+from ganjax.models.layers import native
+from ganjax.run.loop import IN_FLIGHT, Loop
+from ganjax.run.setup import Setup, load_data, scans
+from ganjax.runtime.checkpoint import Checkpointer
+from ganjax.runtime.errors import DivergedError, UserError
+from ganjax.runtime.logs import Progress, RunWriter
+from ganjax.runtime.signals import StopSignals
+from ganjax.runtime.workdir import Workdir
+from ganjax.training import parallel
+from ganjax.training.build import build
+from ganjax.training.state import GanState
+from ganjax.training.update_ratio import movement, weights
 
 Tree = Any
 LOG = "log.txt"  # what a run alone would print

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax.errors import UserError
-from ganjax.signals import StopSignals
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.signals import StopSignals
 from ganjax.study.plan import Unit, from_task, to_task
 
 RETRIES = 3  # of a unit whose worker died

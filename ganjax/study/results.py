@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax.monitor import read_rows
+from ganjax.evals.monitor import read_rows
+from ganjax.runtime.logs.files import write_atomically
 from ganjax.study.config import RunSpec
 from ganjax.study.plan import record_of
-from ganjax.writers.files import write_atomically
 
 RESULTS = "results.jsonl"
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import jax
 
-from ganjax import parallel
-from ganjax.errors import DivergedError, UserError
-from ganjax.monitor import read_rows
-from ganjax.monitor.verdicts import FINE
-from ganjax.signals import StopSignals
+from ganjax.evals.monitor import read_rows
+from ganjax.evals.monitor.verdicts import FINE
+from ganjax.run.loop import train
+from ganjax.runtime.errors import DivergedError, UserError
+from ganjax.runtime.signals import StopSignals
+from ganjax.runtime.workdir import atomic_write_json
 from ganjax.study.config import BASE, RunSpec
 from ganjax.study.plan import RESULT, Unit, record_of
 from ganjax.study.population import Population
-from ganjax.training import train
-from ganjax.workdir import atomic_write_json
+from ganjax.training import parallel
 
 COLLAPSES = {"mode collapse", "partial collapse"}
 FAILURES = "failures.log"  # in a run's folder: the trace of an error that is not the user's

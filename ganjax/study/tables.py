@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ganjax.report.words import between, number, probability, signed
+from ganjax.run.report.format import between, number, probability, signed
+from ganjax.study.analysis import Analysis, Comparison, Spread, Variant
 from ganjax.study.inference import FEWEST
-from ganjax.study.statistics import Analysis, Comparison, Spread, Variant
 
 COLUMNS = ("variant", "group", "seed", "base", "status", "reason", "steps", "images", "seconds", "collapsed")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ganjax.errors import UserError
+from ganjax.runtime.errors import UserError
 
 Tree = Any
 Change = Callable[[np.ndarray], np.ndarray]

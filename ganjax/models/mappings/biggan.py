@@ -6,8 +6,8 @@ options, for a network of ours: `--hier --G_shared --shared_dim 128`.
 
 from __future__ import annotations
 
+from ganjax.models.base import BASE
 from ganjax.models.biggan import DIS_TABLE, GEN_TABLE, SHARED
-from ganjax.models.family import BASE
 from ganjax.models.mappings import Entry
 from ganjax.models.mappings.layers import BIGGAN, attention, batch_norm, conv_layer, dense_layer, embedding
 

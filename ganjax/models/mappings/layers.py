@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from flax import traverse_util
 
+from ganjax.models.layers.spectral_norm import COLLECTION
 from ganjax.models.mappings import Change, Entry, Tree, conv_to_ours, conv_to_theirs, dense, same
-from ganjax.nn.spectral import COLLECTION
 
 Path = tuple[str, ...]
 PLAIN, TORCH, BIGGAN, MIMICRY = "", "weight_u", "u0", "sn_u"
@@ -20,7 +20,7 @@ PLAIN, TORCH, BIGGAN, MIMICRY = "", "weight_u", "u0", "sn_u"
 def conv_layer(
     at: str | Path, theirs: str, *, size: int = 3, bias: bool = True, spectral: str = PLAIN
 ) -> list[Entry]:
-    """Returns the entries of a `ganjax.nn.layers.Conv`.
+    """Returns the entries of a `ganjax.models.layers.layers.Conv`.
 
     Args:
       at: where it is in the network: `"Conv_0"`, or a path.
@@ -42,7 +42,7 @@ def conv_layer(
 def dense_layer(
     at: str | Path, theirs: str, *, pixels: int = 1, bias: bool = True, spectral: str = PLAIN, roll: int = 0
 ) -> list[Entry]:
-    """Returns the entries of a `ganjax.nn.layers.Dense`.
+    """Returns the entries of a `ganjax.models.layers.layers.Dense`.
 
     Args:
       at, theirs, bias, spectral: as of `conv_layer`.
@@ -93,7 +93,7 @@ def batch_norm(
 
 
 def attention(at: str, theirs: str, *, spectral: str) -> list[Entry]:
-    """Returns the entries of a `ganjax.nn.conditional.SelfAttention`."""
+    """Returns the entries of a `ganjax.models.layers.conditional.SelfAttention`."""
     entries = [Entry(("params", at, "gamma"), f"{theirs}.gamma")]
     for name in ("theta", "phi", "g", "o"):
         entries += conv_layer((at, name), f"{theirs}.{name}", size=1, bias=False, spectral=spectral)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ganjax.models.family import channels, levels
+from ganjax.models.base import channels, levels
 from ganjax.models.mappings import Entry, conv, matrix
 
 ROWS = ("params", "Embed_0", "embedding")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ganjax.models.family import BASE, levels
+from ganjax.models.base import BASE, levels
 from ganjax.models.mappings import Entry, conv, conv_to_ours, conv_to_theirs, matrix
 
 

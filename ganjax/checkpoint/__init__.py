@@ -1,6 +1,0 @@
-"""Saving and exact resuming: Orbax stores the arrays, a manifest of ours beside them is their witness."""
-
-from ganjax.checkpoint.checkpointer import Checkpointer, CheckpointWarning
-from ganjax.checkpoint.manifest import OtherArchitecture
-
-__all__ = ["CheckpointWarning", "Checkpointer", "OtherArchitecture"]

@@ -1,0 +1,389 @@
+"""`ganjax COMMAND …`: reads the command line, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganjax.cli.completion import Parser, add_completion
+from ganjax.cli.data import EXAMPLES as DATA_EXAMPLES
+from ganjax.cli.data import add_data, run_data
+from ganjax.cli.model import EXAMPLES as MODEL_EXAMPLES
+from ganjax.cli.model import add_export, add_interpolate, run_export, run_interpolate
+from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
+from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
+from ganjax.config import recipe as config
+from ganjax.runtime import processes
+from ganjax.runtime.errors import DivergedError, PeerError, UserError
+from ganjax.runtime.version import __version__
+
+OK, INTERRUPTED = 0, 130
+
+EXAMPLES = {
+    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
+    "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
+    **MODEL_EXAMPLES,
+    "ablate": STUDY_EXAMPLES["ablate"],
+    "doctor": "ganjax doctor --workdir=runs/quickstart",
+    "report": STUDY_EXAMPLES["report"],
+    "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
+    "data": DATA_EXAMPLES["prepare"],
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options; `--config.KEY=VALUE` is read apart."""
+    parser = Parser(
+        prog="ganjax",
+        description=f"Example: {EXAMPLES['train']}\n\nTrain GANs in JAX and keep them stable.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ganjax {__version__}")
+    add_completion(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=f"Example: {EXAMPLES[name]}\n\n{text}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    train = command("train", "Train a recipe in a workdir, or go on with the run that is there.")
+    add_train(train)
+    sample = command("sample", "Write samples of a trained run to a PNG or an .npz file.")
+    add_sample(sample)
+    add_export(command("export", "Write the generator of a run to a file that needs no ganjax to load."))
+    add_interpolate(command("interpolate", "Show the way from sample to sample as a film, or styles mixed."))
+    judge = command("evaluate", "Judge a run, or images of any origin, against real ones.")
+    add_evaluate(judge)
+    for parallel in (train, sample, judge):
+        add_processes(parallel)
+    add_ablate(
+        command("ablate", "Run a study, or go on with one: variants of a recipe over seeds, with intervals.")
+    )
+    doctor = command("doctor", "Say whether a run, finished or not, is healthy, and what to do if it is not.")
+    doctor.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
+    add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
+    return parser
+
+
+def add_train(train: argparse.ArgumentParser) -> None:
+    """The options of `ganjax train`."""
+    train.add_argument(
+        "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
+    )
+    train.add_argument("--workdir", type=Path, help="folder of the run")
+    train.add_argument(
+        "--dry-run", action="store_true", help="show config, parameters, FLOPs and memory, and stop"
+    )
+    train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+    train.add_argument("--help-config", action="store_true", help="list all options of a config")
+
+
+def add_sample(sample: argparse.ArgumentParser) -> None:
+    """The options of `ganjax sample`."""
+    sample.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
+    sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
+    sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    sample.add_argument(
+        "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
+    )
+    sample.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
+    )
+    sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    sample.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    sample.add_argument(
+        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
+    )
+
+
+def class_list(text: str) -> tuple[int, ...]:
+    """`"0,3"` as (0, 3)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes run together."""
+    group = command.add_argument_group(
+        "several processes", "found by themselves under SLURM, Open MPI and on TPU pods"
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, or `auto` (default: GANJAX_COORDINATOR)"
+    )
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="in all (default: GANJAX_NUM_PROCESSES)"
+    )
+    group.add_argument(
+        "--process-id", type=int, metavar="I", help="of this one, from 0 (default: GANJAX_PROCESS_ID)"
+    )
+
+
+def join(arguments: argparse.Namespace, *, stops: bool = False) -> None:
+    """Meets the other processes of this command, if there are any; `stops`: see `processes.join`."""
+    found = processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    processes.join(found, stops=stops)
+
+
+def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    """The options of `ganjax evaluate`."""
+    what = evaluate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, help="folder of a run: judge samples of its checkpoint")
+    what.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures, or an .npz of samples")
+    evaluate.add_argument("--reference", metavar="NAME[:SPLIT]|DIR", help="with --images: the real ones")
+    evaluate.add_argument(
+        "--metrics",
+        default="fid,kid,prdc",
+        help="some of fid, kid, is, prdc, ms_ssim, modes, nearest, joined by commas (default: fid,kid,prdc)",
+    )
+    evaluate.add_argument("--samples", type=int, help="how many (default: 10000, or all images)")
+    evaluate.add_argument(
+        "--features", default="", help="feature network: a shipped classifier or an .npz (default: by data)"
+    )
+    evaluate.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    evaluate.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    evaluate.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    evaluate.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    evaluate.add_argument("--out", type=Path, help="JSON file (default: WORKDIR/evaluations/step_STEP.json)")
+    evaluate.add_argument("--compare", type=Path, help="results of an earlier evaluation to compare with")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the arguments.
+
+    Raises:
+      UserError: an override without a value.
+    """
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        key, given, value = argument.removeprefix("--config.").partition("=")
+        if not given:
+            following = next(waiting, None)
+            if following is None or following.startswith("--"):
+                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+            value = following
+        overrides.append((key, value))
+    return rest, overrides
+
+
+def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax train`."""
+    if arguments.help_config:
+        print(config.help_page())
+        return OK
+    if not arguments.config:
+        raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
+    resolved = config.resolve(arguments.config, overrides)
+    if arguments.dry_run:
+        return dry_run(resolved, as_json=arguments.json)
+    if arguments.workdir is None:
+        raise UserError(
+            f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
+        )
+    join(arguments, stops=True)
+    from ganjax.models.layers import native  # only now: JAX takes a second or two to start
+
+    if resolved.model.name != "mlp":
+        native.begin()
+    from ganjax.run.loop import train
+
+    train(resolved, arguments.workdir)
+    return OK
+
+
+def dry_run(resolved: Any, *, as_json: bool) -> int:
+    """Prints what a run would be."""
+    from ganjax.run.dry_run import describe
+    from ganjax.run.setup import prepare
+    from ganjax.runtime.logs import format_dry_run
+
+    facts = describe(resolved, prepare(resolved))
+    if as_json:
+        print(json.dumps(facts))
+        return OK
+    size = facts["bytes"]
+    sections = {
+        "config": sorted(config.flatten(facts["config"]).items()),
+        **{
+            f"{name}, forward, one sample": [
+                ("parameters", costs["parameters"]),
+                ("MFLOP", round(costs["flops"] / 1e6, 3)),
+                ("activations, kB", round(costs["activation_bytes"] / 1e3, 1)),
+            ]
+            for name, costs in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"]))
+        },
+        "a step": [
+            ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
+            ("devices", facts["devices"]),
+        ],
+        "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()],
+    }
+    print(format_dry_run(sections))
+    if "warning" in facts:
+        print(f"Warning: {facts['warning']}.")
+    return OK
+
+
+def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax sample`."""
+    if overrides:
+        raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    join(arguments)
+    from ganjax.run.sample import sample
+
+    done = sample(
+        arguments.workdir,
+        n=arguments.n,
+        out=arguments.out,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        step=arguments.step,
+        devices=arguments.devices,
+        classes=arguments.classes,
+        truncation=arguments.truncation,
+        nearest=arguments.nearest,
+    )
+    if processes.is_main():
+        print(done)
+    return OK
+
+
+def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax evaluate`."""
+    if overrides:
+        raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
+    if (arguments.images is None) != (arguments.reference is None):
+        raise UserError("evaluate takes either --workdir, or --images together with --reference.")
+    join(arguments)
+    if not (arguments.workdir or processes.is_main()):
+        return OK  # nothing to share
+    from ganjax.run import evaluate as judging
+
+    names = [name for name in arguments.metrics.split(",") if name]
+    before = judging.read_results(arguments.compare) if arguments.compare else None
+    out = arguments.out
+    if arguments.workdir:
+        results = judging.evaluate_run(
+            arguments.workdir,
+            names,
+            n=10_000 if arguments.samples is None else arguments.samples,
+            seed=arguments.seed,
+            weights=arguments.weights,
+            step=arguments.step,
+            devices=arguments.devices,
+            features=arguments.features,
+        )
+        if not processes.is_main():
+            return OK
+        out = out or arguments.workdir / "evaluations" / f"step_{results[0].protocol.step:08d}.json"
+    else:
+        results = judging.evaluate_images(
+            arguments.images,
+            arguments.reference,
+            names,
+            n=arguments.samples or 0,
+            seed=arguments.seed or 0,
+            features=arguments.features,
+        )
+    if out:
+        judging.write_results(out, results)
+    changes = None if before is None else judging.compare(results, before)
+    if arguments.json:
+        print(json.dumps({"results": [result.to_json() for result in results], "changes": changes}))
+    else:
+        print(judging.table(results, changes))
+    return OK
+
+
+def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax doctor`."""
+    if overrides:
+        raise UserError("doctor takes its config from the run; --config.… belongs to train.")
+    from ganjax.run import doctor
+
+    findings = doctor.examine(arguments.workdir)
+    print(json.dumps(findings.to_json()) if arguments.json else doctor.told(findings))
+    return OK
+
+
+COMMANDS = {
+    "train": run_train,
+    "sample": run_sample,
+    "export": run_export,
+    "interpolate": run_interpolate,
+    "evaluate": run_evaluate,
+    "ablate": run_ablate,
+    "doctor": run_doctor,
+    "report": run_report,
+    "data": run_data,
+}
+
+
+def forbid_network() -> None:
+    """Where GANJAX_OFFLINE is set, lets this process connect to nothing but this machine and its own processes."""
+    if os.environ.get("GANJAX_OFFLINE", "") in ("", "0"):
+        return
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not isinstance(arguments[1], tuple):
+            return
+        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1"):
+            raise UserError(f"GANJAX_OFFLINE is set, and something tried to connect to {host}.")
+
+    sys.addaudithook(refuse)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 4 for a lost process of the run, 130 for
+    a second Ctrl-C."""
+    forbid_network()
+    try:
+        rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        arguments = make_parser().parse_args(rest)
+        code = COMMANDS[arguments.command](arguments, overrides)
+        processes.leave()
+        return code
+    except (UserError, DivergedError, PeerError) as error:
+        code = error.exit_code
+        if processes.is_main():
+            print(f"ganjax: {error}", file=sys.stderr)
+        if isinstance(error, DivergedError):  # all processes found it, each by itself
+            with contextlib.suppress(RuntimeError):
+                processes.leave()
+        processes.abandon(code, str(error))
+        return code
+    except KeyboardInterrupt:
+        text = "left at once; what was saved before is kept"
+        print(f"ganjax: {text}", file=sys.stderr)
+        processes.abandon(INTERRUPTED, text)
+        return INTERRUPTED
+    except Exception as error:
+        processes.fail(error)  # ends this process, and says so to the others; alone it does nothing
+        raise

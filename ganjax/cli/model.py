@@ -1,0 +1,102 @@
+"""`ganjax export` and `ganjax interpolate`: what takes a trained generator elsewhere, and shows how it moves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ganjax.runtime.errors import UserError
+
+EXAMPLES = {
+    "export": "ganjax export --workdir=runs/quickstart --out=model.jaxexport",
+    "interpolate": "ganjax interpolate --workdir=runs/quickstart --out=film.webp --seeds=0,1,2,3",
+}
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """The options of a command that takes G out of a checkpoint."""
+    command.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    command.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    command.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+
+
+def add_export(export: argparse.ArgumentParser) -> None:
+    """The options of `ganjax export`."""
+    add_checkpoint(export)
+    export.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a .jaxexport (program and weights; loads with jax alone), a .onnx (loads with onnxruntime alone) or a "
+        ".safetensors (weights)",
+    )
+    export.add_argument(
+        "--truncation", type=float, default=1.0, help="of the styles of stylegan2, baked in (default: 1)"
+    )
+
+
+def run_export(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax export`."""
+    if overrides:
+        raise UserError("export takes its config from the run; --config.… belongs to train.")
+    from ganjax.run.export import export
+
+    done = export(
+        arguments.workdir,
+        arguments.out,
+        weights=arguments.weights,
+        step=arguments.step,
+        truncation=arguments.truncation,
+    )
+    print(done)
+    return 0
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """`"0,3"` as (0, 3)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes numbers joined by commas, and got {text!r}.") from None
+
+
+def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
+    """The options of `ganjax interpolate`."""
+    add_checkpoint(interpolate)
+    interpolate.add_argument(
+        "--out", type=Path, required=True, help="a .gif, a .webp, or with ffmpeg an .mp4; with --mix a .png"
+    )
+    interpolate.add_argument(
+        "--seeds", type=number_list, help="of the samples to pass through (default: 0,1,2,3)"
+    )
+    interpolate.add_argument(
+        "--steps", type=int, default=24, help="frames from one to the next, 24 a second (default: 24)"
+    )
+    interpolate.add_argument("--n", type=int, default=9, help="images side by side (default: 9)")
+    interpolate.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
+    )
+    interpolate.add_argument(
+        "--mix",
+        type=int,
+        metavar="SIDE",
+        help="stylegan2: a table of mixed styles, those up to SIDE pixels of the row, finer ones of the column",
+    )
+
+
+def run_interpolate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """`ganjax interpolate`."""
+    if overrides:
+        raise UserError("interpolate takes its config from the run; --config.… belongs to train.")
+    from ganjax.run import interpolate
+
+    options = {name: getattr(arguments, name) for name in ("n", "weights", "step", "truncation")}
+    if arguments.mix is not None:
+        seeds = arguments.seeds or (0, 1)
+        print(interpolate.mix(arguments.workdir, arguments.out, side=arguments.mix, seeds=seeds, **options))
+    else:
+        options |= {"steps": arguments.steps, "seeds": arguments.seeds or (0, 1, 2, 3)}
+        print(interpolate.interpolate(arguments.workdir, arguments.out, **options))
+    return 0

@@ -1,0 +1,348 @@
+"""Every option of a run, stated once: key, default, help, unit and what is allowed.
+
+`config.py` turns this list into a config, its checks, its help page and its error messages. An option's
+type is the type of its default; ranges are inclusive.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ganjax.config.network_options import Option as Option
+from ganjax.config.network_options import Value as Value
+from ganjax.config.network_options import network_options
+
+# A family of networks is a file in ganjax/models; the two others there are what the families share.
+FAMILIES = tuple(
+    sorted(
+        path.stem
+        for path in (Path(__file__).parent.parent / "models").glob("*.py")
+        if path.stem not in ("__init__", "base", "blocks", "revisions")
+    )
+)
+
+
+# Which measure gives a number of another name.
+PARTS = {
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc"),
+    **dict.fromkeys(("kl", "high_quality"), "modes"),
+}
+
+OPTIONS: tuple[Option, ...] = (
+    Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
+    Option(
+        "data.name",
+        "digits",
+        "data set: digits, fashion_mnist, ring, grid, stacked_digits, folder or TFDS's name",
+    ),
+    Option("data.path", "", "folder of pictures (folder), or of prepared TFDS data; empty is TFDS's default"),
+    Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
+    Option("data.split", "train", "split to train on"),
+    Option(
+        "data.resolution", 0, "pixels a side, padded or resized to; 0 is the data's own", low=0, high=1024
+    ),
+    Option(
+        "data.delivery",
+        "auto",
+        "images in the devices' memory, streamed from the disk, or chosen by size",
+        choices=("auto", "resident", "streaming"),
+        runtime=True,
+    ),
+    Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
+    Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
+    Option("data.flip", False, "mirror images horizontally at random"),
+    Option("model.name", "dcgan", "network family", choices=FAMILIES),
+    Option("model.conditional", False, "G and D are told the class of each image: the labels of the data"),
+    Option(
+        "model.attention",
+        0,
+        "side of the feature maps with self-attention; 0 is none (resnet, biggan)",
+        low=0,
+        high=128,
+    ),
+    Option("model.latent_dim", 128, "size of the latent vector z", low=1),
+    Option(
+        "model.latent_distribution",
+        "normal",
+        "normal, sphere (normal vectors scaled to length √dim) or uniform in [-1, 1]",
+        choices=("normal", "sphere", "uniform"),
+    ),
+    Option(
+        "model.msg",
+        "none",
+        "multi-scale gradients: how D joins the RGB image of each scale (none: one scale)",
+        choices=("none", "simple", "lin_cat", "cat_lin"),
+    ),
+    Option(
+        "model.msg_images",
+        "sums",
+        "G's images of the scales: tanh of running sums of RGB; or separate, linear ones (progan: as in its paper)",
+        choices=("sums", "separate"),
+        before="sums",
+    ),
+    Option(
+        "model.msg_scales",
+        "all",
+        "scales that connect G and D: coarse is 4 and 8 pixels, middle 16 and 32, fine from 64 up",
+        choices=("all", "coarse", "middle", "fine"),
+    ),
+    *network_options("gen", 2e-4),
+    Option(
+        "gen.norm",
+        "batch",
+        "normalisation in G; batch is class-conditional with labels",
+        choices=("none", "batch", "group", "pixel"),
+    ),
+    Option("gen.style_dim", 512, "size of the style vector w (stylegan2)", low=1),
+    Option("gen.mapping_layers", 8, "layers from z to w (stylegan2)", low=1, high=16),
+    Option(
+        "gen.mapping_rate", 0.01, "learning rate of those layers, as a share (stylegan2)", low=1e-4, high=1
+    ),
+    Option("gen.style_mixing", 0.9, "share of fakes with two styles (stylegan2)", low=0, high=1),
+    *network_options("dis", 8e-4),
+    Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
+    Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
+    Option(
+        "dis.stddev_group",
+        4,
+        "neighbours in the batch whose deviation it is; one group if they do not divide it",
+        low=2,
+        high=512,
+        before=4,
+    ),
+    Option(
+        "dis.label_layers",
+        0,
+        "layers from the label to the vector that D multiplies its features with, 8 in the paper; 0 is one (stylegan2)",
+        low=0,
+        high=16,
+        before=0,
+    ),
+    Option(
+        "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
+    ),
+    Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
+    Option(
+        "loss.name",
+        "hinge",
+        "adversarial loss",
+        choices=(
+            "minimax",
+            "non_saturating",
+            "hinge",
+            "least_squares",
+            "wasserstein",
+            "ra_non_saturating",
+            "ra_hinge",
+            "ra_least_squares",
+            "rp_non_saturating",
+        ),
+    ),
+    Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
+    Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
+    Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
+    Option("loss.feature_matching", 0.0, "weight of feature matching in G's loss", low=0),
+    Option(
+        "loss.auxiliary_classifier",
+        0.0,
+        "weight of D's own classifier (AC-GAN), in place of D's projection of the label",
+        low=0,
+    ),
+    Option("loss.path_length", 0.0, "weight of path length regularisation (stylegan2)", low=0),
+    Option("loss.path_length_every", 4, "apply it every so many steps, times as strong", low=1, high=64),
+    Option(
+        "penalty.name",
+        "none",
+        "gradient penalty on D",
+        choices=("none", "r1", "r2", "r1_r2", "wgan_gp", "wgan_gp_one_sided", "dragan"),
+    ),
+    Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
+    Option(
+        "penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64
+    ),
+    Option(
+        "penalty.final_scale",
+        1.0,
+        "the penalty's weight at the end of D's schedule, as a share",
+        low=0,
+        high=100,
+    ),
+    Option("penalty.orthogonal", 0.0, "weight of orthogonal regularisation of G's kernels", low=0),
+    Option("penalty.drift", 0.0, "weight of D(real)², which keeps a Wasserstein D near 0", low=0),
+    Option("penalty.clip_weights", 0.0, "bound of D's weights after each update; 0 is off", low=0),
+    Option("penalty.lecam", 0.0, "weight of LeCam regularisation", low=0),
+    Option("penalty.lecam_start", 1000, "step from which LeCam regularisation acts", low=0, unit="steps"),
+    Option("penalty.consistency", 0.0, "weight of consistency of D under augmentation", low=0),
+    Option("penalty.consistency_fakes", False, "consistency on fakes too (balanced)"),
+    Option("noise.std", 0.0, "instance noise on D's inputs, in units of [-1, 1] images", low=0, high=10),
+    Option(
+        "noise.schedule",
+        "linear",
+        "of the noise over training (ada: std times ADA's p)",
+        choices=("constant", "linear", "cosine", "ada"),
+    ),
+    Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
+    Option(
+        "augment.policy",
+        "",
+        "DiffAugment: color, translation, cutout, joined by commas; ada, or ada,cutout, for ADA",
+    ),
+    Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
+    Option(
+        "augment.color_share",
+        1.0,
+        "probability of ADA's colour transforms as a share of p",
+        low=0,
+        high=1,
+        before=1.0,
+    ),
+    Option(
+        "augment.final_p",
+        0.0,
+        "ADA's p at the end of D's schedule, which it then follows; 0 lets it follow D's overfitting",
+        low=0,
+        high=1,
+    ),
+    Option("augment.speed_kimg", 500.0, "images that ADA takes from p = 0 to 1", low=0.001, unit="kimg"),
+    Option("train.steps", 6000, "generator updates of the whole run", low=1, runtime=True),
+    Option(
+        "train.max_seconds",
+        0.0,
+        "training time after which the run ends, complete, at the next log line; 0 is no limit",
+        low=0,
+        unit="seconds",
+        runtime=True,
+    ),
+    Option("train.batch_size", 64, "images per update, over all devices", low=1),
+    Option("train.dis_steps", 1, "updates of D per step", low=1, high=100),
+    Option("train.gen_steps", 1, "updates of G per step", low=1, high=100),
+    Option(
+        "train.balance",
+        "fixed",
+        "adaptive: D rests while its accuracy is high",
+        choices=("fixed", "adaptive"),
+    ),
+    Option("train.balance_high", 0.9, "accuracy of D above which it rests", low=0.5, high=1),
+    Option("train.balance_low", 0.55, "accuracy of D below which G rests", low=0, high=0.9),
+    Option(
+        "train.shared_forward",
+        False,
+        "G's update takes the fakes of D's update, and D's judgement of them (simultaneous updates)",
+    ),
+    Option(
+        "train.fresh_reals",
+        False,
+        "G's updates take reals and labels of their own, where they otherwise take those of D's last update",
+        before=False,
+    ),
+    Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
+    Option(
+        "train.remat",
+        False,
+        "backward passes compute anew what is inside a block: less memory, more time; XLA on CPU undoes it",
+        runtime=True,
+    ),
+    Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
+    Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),
+    Option(
+        "ema.half_life_kimg", 2.0, "half-life of G's averaged weights; 0 averages nothing", low=0, unit="kimg"
+    ),
+    Option(
+        "ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1
+    ),
+    Option(
+        "parallel.mode",
+        "pmap",
+        "how the step is mapped over devices; several processes always get shard_map",
+        choices=("pmap", "shard_map"),
+    ),
+    Option("parallel.devices", 0, "devices to use, of all processes; 0 chooses", low=0, runtime=True),
+    Option("checkpoint.every_steps", 1000, "steps between checkpoints", low=1, unit="steps", runtime=True),
+    Option("checkpoint.keep", 2, "newest checkpoints to keep; 0 keeps all", low=0, runtime=True),
+    Option(
+        "eval.every_kimg",
+        0.0,
+        "real images between evaluations (at the next log line), and at the end; 0 never evaluates",
+        low=0,
+        unit="kimg",
+        runtime=True,
+    ),
+    Option(
+        "eval.metrics",
+        "fid",
+        "measured then: fid, kid, is, prdc, ms_ssim, modes, nearest, joined by commas",
+        runtime=True,
+    ),
+    Option("eval.samples", 2000, "samples of the averaged weights to measure", low=20, runtime=True),
+    Option("eval.keep_best", 1, "best checkpoints to keep besides the newest ones", low=0, runtime=True),
+    Option(
+        "eval.best",
+        "fid",
+        "number that says which checkpoints are best",
+        choices=(
+            "fid",
+            "kid",
+            "is",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "modes",
+            "kl",
+            "high_quality",
+        ),
+        runtime=True,
+    ),
+    Option(
+        "monitor.action",
+        "warn",
+        "when the monitor sees trouble: none only logs; restart from scratch, or rollback to the last healthy "
+        "checkpoint, with the learning rates cut and other randomness",
+        choices=("none", "warn", "restart_lower_lr", "rollback_lower_lr"),
+        runtime=True,
+    ),
+    Option("monitor.max_actions", 3, "most restarts and rollbacks of a run", low=0, high=100, runtime=True),
+    Option(
+        "monitor.lr_factor",
+        0.25,
+        "what each of them multiplies the learning rates by",
+        low=0.001,
+        high=1,
+        runtime=True,
+    ),
+    Option(
+        "monitor.samples",
+        256,
+        "fixed batch that it measures; 0 watches the losses alone",
+        low=0,
+        high=8192,
+        runtime=True,
+    ),
+    Option(
+        "monitor.every_steps",
+        100,
+        "least steps between measurements, at log lines",
+        low=1,
+        unit="steps",
+        runtime=True,
+    ),
+    Option(
+        "monitor.heldout",
+        "auto",
+        "split of reals that D is never shown, to see whether it memorises; none for none",
+        runtime=True,
+    ),
+    Option("log.every_steps", 100, "steps between log lines", low=1, unit="steps", runtime=True),
+    Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
+    Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
+    Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+    Option(
+        "log.wandb", "", "project at Weights & Biases that train logs to as well (an extra)", runtime=True
+    ),
+    Option("log.mlflow", "", "MLflow experiment that train logs to as well (an extra)", runtime=True),
+    Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
+)
+
+RUNTIME = frozenset(option.key for option in OPTIONS if option.runtime)
+BEFORE: dict[str, Value] = {option.key: option.before for option in OPTIONS if option.before is not None}
+BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

@@ -1,0 +1,1 @@
+"""Reads each data set: one file a source."""

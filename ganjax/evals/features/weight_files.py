@@ -1,0 +1,201 @@
+"""Weights from files of PyTorch (both formats), .safetensors and .npz, without PyTorch and without running a pickle.
+
+A pickle names the functions that make its objects. Here a name is looked up in a list of a few, and what stands for it
+are functions of this file; any other name ends the reading before anything is called.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_safetensors
+
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.npz import read_npz
+
+Arrays = dict[str, np.ndarray]
+
+MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's old format
+STORAGES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+class _Refused(Exception):
+    """Something that is not plain weights."""
+
+
+class _Storage:
+    """A storage of PyTorch: its type and name, and its values once they are read."""
+
+    def __init__(self, dtype: np.dtype[Any], count: int) -> None:
+        self.dtype, self.count = dtype, count
+        self.values: np.ndarray | None = None
+
+
+class _Tensor:
+    """A view of a storage."""
+
+    def __init__(
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+    def array(self) -> np.ndarray:
+        values = self.storage.values
+        sizes = (self.offset, *self.shape, *self.strides)
+        if values is None or any(type(n) is not int or n < 0 for n in sizes):
+            raise _Refused("a tensor without values or with a negative size")
+        if len(self.shape) != len(self.strides):
+            raise _Refused("a tensor whose shape and strides do not match")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        if math.prod(self.shape) == 0:
+            return np.zeros(self.shape, values.dtype)
+        if last >= len(values):
+            raise _Refused("a tensor that reaches beyond its values")
+        steps = [s * values.itemsize for s in self.strides]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps).copy()
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise _Refused("a tensor that is not made of a storage")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+# The names that a file of weights may use, and what stands for them.
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows only the names in `ALLOWED`."""
+
+    def __init__(self, file: Any, storage: Callable[[Any], _Storage] | None = None) -> None:
+        super().__init__(file, encoding="latin1")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if self._storage is None or (module, name) not in ALLOWED:
+            raise _Refused(f"it wants to use {module}.{name}, which weights do not need")
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if self._storage is None:
+            raise _Refused("a storage where none may be")
+        return self._storage(pid)
+
+
+def read_weights(path: Path) -> Arrays:
+    """The arrays of a file of weights by name.
+
+    Args:
+      path: ending in .npz or .safetensors; anything else is taken for PyTorch's, in its zip or its old format.
+
+    Raises:
+      UserError: it cannot be read, is damaged, or holds anything but plain weights. Nothing in it is run.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"The weights {path} cannot be read: {error.strerror or error}.") from error
+    return parse_weights(content, str(path))
+
+
+def parse_weights(content: bytes, origin: str) -> Arrays:
+    """`read_weights` of the bytes of a file named `origin`."""
+    try:
+        if origin.endswith(".npz"):
+            return read_npz(io.BytesIO(content))
+        if origin.endswith(".safetensors"):
+            return load_safetensors(content)
+        if content[:4] == b"PK\x03\x04":
+            return _zip_format(content)
+        return _old_format(content)
+    except Exception as error:  # what damaged bytes raise in zipfile, pickle and struct is no closed list
+        raise UserError(
+            f"{origin} holds no plain weights, or is damaged, and was not used: {error or type(error).__name__}."
+        ) from error
+
+
+def _zip_format(content: bytes) -> Arrays:
+    """PyTorch ≥ 1.6: a zip with `NAME/data.pkl` and the values of each storage in `NAME/data/KEY`."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (pickled,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        folder = pickled.rpartition("/")[0]
+        if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
+            raise _Refused("its values are not little-endian")
+        known: dict[str, _Storage] = {}
+
+        def storage(pid: Any) -> _Storage:
+            _, dtype, key, _, count = pid
+            if key not in known:
+                known[key] = _Storage(_dtype(dtype), count)
+                known[key].values = _values(archive.read(f"{folder}/data/{key}"), known[key])
+            return known[key]
+
+        return _arrays(_Unpickler(io.BytesIO(archive.read(pickled)), storage).load())
+
+
+def _old_format(content: bytes) -> Arrays:
+    """PyTorch < 1.6: magic number, version, system, object and keys as five pickles, then the storages' values."""
+    file = io.BytesIO(content)
+    if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != 1001:
+        raise _Refused("it is no file of PyTorch")
+    _Unpickler(file).load()  # sizes of C types where it was written
+    known: dict[str, _Storage] = {}
+
+    def storage(pid: Any) -> _Storage:
+        _, dtype, key, _, count, view = pid
+        if view is not None:
+            raise _Refused("a view of a storage, as PyTorch before 0.4 wrote it")
+        return known.setdefault(key, _Storage(_dtype(dtype), count))
+
+    weights = _Unpickler(file, storage).load()
+    for key in _Unpickler(file).load():
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != known[key].count:
+            raise _Refused("a storage of another size than was announced")
+        known[key].values = _values(file.read(count * known[key].dtype.itemsize), known[key])
+    return _arrays(weights)
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    if not isinstance(dtype, np.dtype):
+        raise _Refused("a storage of an unknown type")
+    return dtype
+
+
+def _values(data: bytes, storage: _Storage) -> np.ndarray:
+    if len(data) != storage.count * storage.dtype.itemsize:
+        raise _Refused(f"{len(data)} bytes where {storage.count} values were announced")
+    return np.frombuffer(data, storage.dtype)
+
+
+def _arrays(weights: Any) -> Arrays:
+    if not isinstance(weights, dict) or not all(isinstance(value, _Tensor) for value in weights.values()):
+        raise _Refused("expected a dict of tensors, as state_dict() gives")
+    return {str(name): tensor.array() for name, tensor in weights.items()}

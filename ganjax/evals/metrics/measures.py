@@ -1,0 +1,304 @@
+"""The measures by name: what `--metrics=` takes, each with its interval, its floor and its protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ganjax.data import Dataset
+from ganjax.evals.features import FeatureNetwork
+from ganjax.evals.metrics import intervals
+from ganjax.evals.metrics.frechet import FrechetTo, Moments
+from ganjax.evals.metrics.intervals import Interval
+from ganjax.evals.metrics.modes import HIGH_QUALITY, kl_divergence, nearest_modes
+from ganjax.evals.metrics.ms_ssim import diversity
+from ganjax.evals.metrics.neighbours import DENSITY_K, PRECISION_K, manifolds, memorised, nearest_neighbours
+from ganjax.evals.metrics.protocol import Measurement, Protocol
+from ganjax.evals.metrics.scores import (
+    SPLITS,
+    SUBSET_SIZE,
+    SUBSETS,
+    inception_score,
+    kid_estimates,
+    kid_subsets,
+    score_of,
+    softmax,
+)
+from ganjax.evals.metrics.statistics import Statistics
+from ganjax.runtime.errors import UserError, nearest
+
+MOST_NEIGHBOURS = 10_000  # samples of either kind between which all distances are taken
+ROUGH = 20  # resampled sets of an interval in training: it is known to a fifth or so
+Settings = dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Samples to judge.
+
+    Attributes:
+      reals, fakes: their statistics.
+      dataset: of the reals.
+      network: of the features.
+      seed: of the draws.
+      quick: a value without its interval (for the floor).
+      rough: intervals of few resampled sets, and FID's to first order.
+    """
+
+    reals: Statistics
+    fakes: Statistics
+    dataset: Dataset
+    network: FeatureNetwork
+    seed: int
+    quick: bool = False
+    rough: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, its interval, and the settings that belong to its protocol."""
+
+    value: float
+    interval: Interval
+    settings: Settings = dataclasses.field(default_factory=dict)
+
+
+def fid(case: Case) -> dict[str, Number]:
+    """Fréchet distance of the features."""
+    to_reals = FrechetTo(case.reals.gaussian)
+    value = to_reals(case.fakes.gaussian)
+    features = case.fakes.features
+    if case.rough:
+        error = to_reals.standard_error(features, case.fakes.gaussian)
+        return {"fid": Number(value, intervals.around(value, error * _shrink(case, len(features))))}
+
+    def again(counts: np.ndarray) -> float:
+        moments = Moments()
+        moments.add(features, counts)
+        return to_reals(moments.result())
+
+    dims = features.shape[1]
+    repeats = 200 if dims <= 256 else 50 if dims <= 1024 else 10  # a repeat at 2,048 takes seconds
+    return {"fid": _bootstrapped(case, again, len(features), value, repeats)}
+
+
+def kid(case: Case) -> dict[str, Number]:
+    """Kernel distance of the features, the mean over subsets."""
+    x, y = case.reals.features, case.fakes.features
+    pairs = list(kid_subsets(len(x), len(y), seed=case.seed))
+    estimates, size = kid_estimates(x, y, pairs), len(pairs[0][0])
+    interval = intervals.subsampling_interval(estimates, size, len(y))
+    settings = {"subsets": SUBSETS, "subset_size": min(SUBSET_SIZE, size)}
+    return {"kid": Number(float(estimates.mean()), interval, settings)}
+
+
+def score(case: Case) -> dict[str, Number]:
+    """Inception score, by the classes of the feature network."""
+    if case.fakes.logits is None:
+        raise UserError(f"--metrics=is needs classes, and {case.network.name} has none.")
+    probabilities = softmax(case.fakes.logits)
+    value, _ = inception_score(case.fakes.logits)
+
+    def again(counts: np.ndarray) -> float:
+        return score_of(probabilities, counts)
+
+    number = _bootstrapped(case, again, len(probabilities), value)
+    return {"is": dataclasses.replace(number, settings={"splits": SPLITS})}
+
+
+def prdc(case: Case) -> dict[str, Number]:
+    """Precision, recall, density and coverage."""
+    reals, fakes = case.reals.features[:MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
+    _enough(reals, fakes, DENSITY_K + 1, "prdc")
+    found = manifolds(reals, fakes, real_radii=case.reals.radii(len(reals)))
+    counts = {"reals": len(reals), "fakes": len(fakes)}
+    return {
+        name: _mean(case, getattr(found, name), {"k": k, **counts})
+        for name, k in (
+            ("precision", PRECISION_K),
+            ("recall", PRECISION_K),
+            ("density", DENSITY_K),
+            ("coverage", DENSITY_K),
+        )
+    }
+
+
+def ms_ssim(case: Case) -> dict[str, Number]:
+    """Similarity among the samples: high means little diversity."""
+    if case.fakes.images.ndim != 4:
+        raise UserError(f"--metrics=ms_ssim compares images, and {case.dataset.name} has points.")
+    means = diversity(case.fakes.images, seed=case.seed)
+    value = float(means.mean())
+    error = float(means.std(ddof=1) / np.sqrt(len(means)))
+    return {"ms_ssim": Number(value, intervals.around(value, error))}
+
+
+def modes(case: Case) -> dict[str, Number]:
+    """Modes with a sample, KL from equal shares (nats), and for mixtures the share near a mode; see `metrics.modes`."""
+    dataset = case.dataset
+    if dataset.modes is not None:
+        assert dataset.std is not None
+        label, distance = nearest_modes(case.fakes.images, dataset.modes)
+        good, known = distance <= HIGH_QUALITY * dataset.std, np.isfinite(distance)
+        classes = len(dataset.modes)
+    elif case.network.modes is not None and case.fakes.logits is not None and dataset.num_classes:
+        label = case.network.modes(case.fakes.logits)
+        good = known = np.ones(len(label), bool)
+        classes = max(dataset.num_classes, int(label.max()) + 1)
+    else:
+        raise UserError(f"--metrics=modes: the modes of {dataset.name} are not known.")
+
+    def covered(counts: np.ndarray) -> float:
+        return float(len(np.unique(label[good & (counts > 0)])))
+
+    def divergence(counts: np.ndarray) -> float:
+        return kl_divergence(np.bincount(label[known], counts[known], minlength=classes))
+
+    once = np.ones(len(label), np.int64)
+    of = {"of": classes}
+    numbers = {
+        "modes": dataclasses.replace(
+            _bootstrapped(case, covered, len(label), covered(once), 100), settings=of
+        ),
+        "kl": dataclasses.replace(
+            _bootstrapped(case, divergence, len(label), divergence(once), 100), settings=of
+        ),
+    }
+    return numbers if dataset.modes is None else {**numbers, "high_quality": _mean(case, good, {})}
+
+
+def memory(case: Case) -> dict[str, Number]:
+    """Mean distance to the nearest training sample, and the share that lies as close as 1 % of those themselves do."""
+    reals, fakes = case.reals.features[: 3 * MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
+    _enough(reals, fakes, 2, "nearest")
+    counts = {"reals": len(reals), "fakes": len(fakes)}
+    _, distance = nearest_neighbours(fakes, reals)
+    return {
+        "nearest_distance": _mean(case, distance, counts),
+        "memorised": _mean(case, memorised(fakes, reals), counts),
+    }
+
+
+# What --metrics takes.
+MEASURES: dict[str, Callable[[Case], dict[str, Number]]] = {
+    "fid": fid,
+    "kid": kid,
+    "is": score,
+    "prdc": prdc,
+    "ms_ssim": ms_ssim,
+    "modes": modes,
+    "nearest": memory,
+}
+# Whether more is better, for choosing the best checkpoint. The others have no better and worse by themselves.
+HIGHER_IS_BETTER = {
+    "fid": False,
+    "kid": False,
+    "is": True,
+    "precision": True,
+    "recall": True,
+    "density": True,
+    "coverage": True,
+    "modes": True,
+    "kl": False,
+    "high_quality": True,
+}
+
+
+def check_names(names: Sequence[str], what: str = "--metrics") -> None:
+    """Raises a `UserError` for the first name that is not in `MEASURES`, and where there is none."""
+    if not names:
+        raise UserError(f"{what} takes some of {', '.join(MEASURES)}, joined by commas.")
+    for name in names:
+        if name not in MEASURES:
+            raise UserError(
+                f"{what} takes some of {', '.join(MEASURES)}, joined by commas, and got {name!r}."
+                + nearest(name, MEASURES)
+            )
+
+
+def measure(names: Sequence[str], case: Case, protocol: Protocol, *, floor: bool = True) -> list[Measurement]:
+    """Every number of the measures `names`, with floors unless they are not wanted.
+
+    Args:
+      names: keys of `MEASURES`.
+      case: the samples.
+      protocol: without settings, which each measure adds.
+      floor: also measure real samples against other real ones, see `floor_case`.
+
+    Raises:
+      UserError: unknown names, too few samples, or a measure that does not go with the data.
+    """
+    check_names(names)
+    real = floor_case(case) if floor else None
+    results = []
+    for name in names:
+        below = MEASURES[name](real) if real else {}
+        for key, number in MEASURES[name](case).items():
+            low, high = number.interval
+            settings = tuple(sorted(number.settings.items()))
+            results.append(
+                Measurement(
+                    name=key,
+                    value=number.value,
+                    low=low,
+                    high=high,
+                    floor=below[key].value if key in below else None,
+                    protocol=dataclasses.replace(protocol, settings=settings),
+                )
+            )
+    return results
+
+
+def floor_case(case: Case) -> Case | None:
+    """Real samples in the place of the generated ones: as many, but at most half of the reals, against the rest.
+
+    None where there are fewer than 20.
+    """
+    kept = len(case.reals.features)
+    count = min(len(case.fakes.features), kept // 2)
+    if count < 20:
+        return None
+    # The images kept lead the features, so that the part in the place of the fakes is the first.
+    fakes, reals = case.reals.part(slice(count)), case.reals.part(slice(count, kept))
+    return dataclasses.replace(case, reals=reals, fakes=fakes, quick=True)
+
+
+def _bootstrapped(
+    case: Case,
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    value: float,
+    repeats: int = intervals.REPEATS,
+) -> Number:
+    if case.quick:
+        return Number(value, (value, value))
+    repeats = min(repeats, ROUGH) if case.rough else repeats
+    low, high = intervals.bootstrap(statistic, n, value, seed=case.seed, repeats=repeats)
+    shrink = _shrink(case, n)
+    return Number(value, (value - (value - low) * shrink, value + (high - value) * shrink))
+
+
+def _shrink(case: Case, kept: int) -> float:
+    """Of an interval, where only so many samples were kept."""
+    return float(np.sqrt(kept / case.fakes.count))
+
+
+def _mean(case: Case, values: np.ndarray, settings: Settings) -> Number:
+    value = float(np.mean(values))
+    if case.quick:
+        return Number(value, (value, value), settings)
+    interval = intervals.mean_interval(
+        values, seed=case.seed, repeats=ROUGH if case.rough else intervals.REPEATS
+    )
+    return Number(value, interval, settings)
+
+
+def _enough(reals: np.ndarray, fakes: np.ndarray, least: int, name: str) -> None:
+    if min(len(reals), len(fakes)) < least:
+        raise UserError(
+            f"--metrics={name} needs at least {least} samples of each kind, and got {len(reals)} real and "
+            f"{len(fakes)} generated ones."
+        )

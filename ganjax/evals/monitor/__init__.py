@@ -1,0 +1,21 @@
+"""Is this run healthy? Signals of a fixed batch, verdicts with their evidence, and what to do about them."""
+
+from ganjax.evals.monitor.probe import Probe
+from ganjax.evals.monitor.reference import Reference, features_of
+from ganjax.evals.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
+from ganjax.evals.monitor.watch import Stretch, Watch, read_rows, shown, stretches
+
+__all__ = [
+    "ADVICE",
+    "HEALTHY",
+    "Probe",
+    "Reference",
+    "Stretch",
+    "Verdict",
+    "Watch",
+    "features_of",
+    "judge_rows",
+    "read_rows",
+    "shown",
+    "stretches",
+]

@@ -1,0 +1,195 @@
+"""Signals of a fixed batch: what G makes of the same latents, and what D thinks of it and of reals, seen or not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ganjax.evals.monitor.reference import SIDE, Reference, features_of
+from ganjax.losses.objective import Images, pack
+from ganjax.runtime.keys import fold_each, purpose_keys
+from ganjax.training.state import GanState, NetState
+from ganjax.training.step import Game, generate, judge
+
+Tree = Any
+Spread = Callable[[Any, Any], Any]
+PROBE = 2**29  # folded into the seed: the fixed batch shares no latent with training or with samples
+PAIRS = 32  # a device compares so many pairs of samples by structural similarity
+
+
+class Probe:
+    """Measures a state at log time, over all devices of the run; the batch is the same at every call.
+
+    Args:
+      game: of the run; its step is not called.
+      spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
+        host arrays in and out (`ganjax.training.parallel.map_shares`).
+      devices: that it spreads over.
+      samples: N, how many G makes; at least as many as there are reals, and a multiple of the devices.
+      reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
+        devices, of the packing and of the group that D compares. D judges as many fakes: its passes cost most.
+      labels: [N] int32 of the fakes, the first J those of the reals; None without.
+      heldout: as `reals`, images that D was never shown; None where the data has none.
+      reference: of the data.
+      similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        spread: Callable[[Spread], Spread],
+        devices: int,
+        samples: int,
+        reals: tuple[np.ndarray, ...],
+        labels: np.ndarray | None,
+        heldout: tuple[np.ndarray, ...] | None,
+        reference: Reference,
+        similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    ) -> None:
+        self._game, self._similarity = game, similarity
+        self._devices, self._samples = devices, samples
+        self._set(reals, labels, heldout, reference)
+        self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
+        self._call = spread(self._measure)
+        self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
+
+    def _set(self, reals: Tree, labels: Tree, heldout: Tree, reference: Reference) -> None:
+        judged = len(reals[0])
+
+        def share(x: np.ndarray) -> np.ndarray:
+            """The rows of each device together, and first among them its share of those that D judges."""
+            parts = [part.reshape(self._devices, -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
+            return np.concatenate(parts, axis=1).reshape(x.shape)
+
+        self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(self._samples, dtype=np.int32)))
+        self._reference = reference
+
+    def with_data(
+        self,
+        reals: tuple[np.ndarray, ...],
+        labels: np.ndarray | None,
+        heldout: tuple[np.ndarray, ...] | None,
+        reference: Reference,
+    ) -> Probe:
+        """The same program for another run's fixed batch, of the same shapes."""
+        other = copy.copy(self)
+        other._set(reals, labels, heldout, reference)
+        return other
+
+    def _measure(self, state: GanState, fixed: Tree) -> Tree:
+        """One device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
+        game = self._game
+        reals, labels, heldout, index = fixed
+        key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), PROBE)
+        keys = fold_each(key, index)
+        fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
+        judged = len(reals[0])
+        keys, labels = keys[:judged], None if labels is None else labels[:judged]
+
+        def logits(images: Images, purpose: int) -> jax.Array:
+            seen = pack(game.transform(purpose_keys(keys, purpose), images, state), game.packing)
+            dis = state.dis
+            return judge(game, dis.params, dis.stats, [seen], labels, move=False)[0][0][0]
+
+        def of_fakes(images: Images) -> tuple[jax.Array, jax.Array]:
+            found = logits(images, 2)
+            return jnp.sum(found), found
+
+        gradients, fake = jax.grad(of_fakes, has_aux=True)(tuple(x[:judged] for x in fakes))
+        result = {
+            "fakes": pooled(fakes[-1]),
+            "fake": fake,
+            "real": logits(reals, 1),
+            "gradients": tuple(_norms(g) for g in gradients),
+        }
+        if heldout is not None:
+            result["heldout"] = logits(heldout, 3)
+        if self._similarity is not None:
+            images = (fakes[-1].astype(jnp.float32) + 1.0) * 127.5
+            pairs = min(PAIRS, images.shape[0] // 2)
+            result["similarity"] = self._similarity(images[:pairs], images[pairs : 2 * pairs])
+        return result
+
+    def __call__(self, state: GanState) -> dict[str, float]:
+        """The signals of `state`, by the names that `metrics.jsonl` has."""
+        found, sigmas = self._call(state, self._fixed), self._sigmas(state.gen, state.dis)
+        joined = {name: value for name, value in found.items() if name != "gradients"}
+        signals = self._reference.judge(features_of(joined.pop("fakes")))
+        real, fake = joined["real"].ravel(), joined["fake"].ravel()
+        signals |= {"real": mean(real), "fake": mean(fake), "separation": separation(real, fake)}
+        if "heldout" in joined:
+            signals["heldout"] = mean(joined["heldout"])
+            signals["memorised"] = separation(real, joined["heldout"].ravel())
+        if "similarity" in joined:
+            signals["ms_ssim"] = mean(joined["similarity"])
+        if len(self._sides) > 1:
+            for side, norms in zip(self._sides, found["gradients"], strict=True):
+                signals[f"gradient/{side}"] = mean(norms)
+        else:
+            signals["gradient"] = mean(found["gradients"][0])
+        result = {f"monitor/{name}": value for name, value in signals.items()}
+        for net, layers in zip(("gen", "dis"), sigmas, strict=True):
+            values = {name: float(sigma) for name, sigma in layers.items()}
+            result |= {f"sigma/{net}/{name}": value for name, value in values.items()}
+            if values:
+                result[f"sigma/{net}/log_product"] = float(
+                    np.log(np.maximum(list(values.values()), 1e-30)).sum()
+                )
+        return result
+
+
+def pooled(images: jax.Array) -> jax.Array:
+    """Images averaged down to `SIDE` or fewer, so that little has to leave the device; points as they are."""
+    x = images.astype(jnp.float32)
+    while x.ndim == 4 and min(x.shape[1:3]) > SIDE:
+        n, h, w, c = x.shape
+        x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    return x
+
+
+def mean(values: np.ndarray) -> float:
+    """In float64."""
+    return float(np.mean(values, dtype=np.float64))
+
+
+def separation(high: np.ndarray, low: np.ndarray) -> float:
+    """Share of pairs in which the value of `high` [N] is above that of `low` [M], ties half: 1 where all are."""
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.sum() / (2 * len(high) * len(low)))
+
+
+def layer_sigmas(net: NetState) -> dict[str, jax.Array]:
+    """Returns σ = uᵀWv of every layer under a spectral norm, by the layer's path; empty where there is none."""
+    vectors = traverse_util.flatten_dict(net.stats.get("spectral", {}))
+    kernels = traverse_util.flatten_dict(net.params)
+    found: dict[str, jax.Array] = {}
+    for path, u in vectors.items():
+        *parent, _, name = path  # (…, SpectralNorm_0, kernel/u) goes with (…, Conv_0, kernel)
+        if not name.endswith("/u"):
+            continue
+        v = vectors[(*path[:-1], name.removesuffix("/u") + "/v")]
+        for place, kernel in kernels.items():
+            layer = "/".join(place[:-1])
+            inside = place[: len(parent)] == tuple(parent) and "/".join(place).endswith(
+                name.removesuffix("/u")
+            )
+            if (
+                inside
+                and layer not in found
+                and (kernel.size // kernel.shape[-1], kernel.shape[-1]) == (u.size, v.size)
+            ):
+                found[layer] = u @ (kernel.astype(jnp.float32).reshape(u.size, v.size) @ v)
+                break
+    return found
+
+
+def _norms(gradients: jax.Array) -> jax.Array:
+    """[n] of each sample's."""
+    return jnp.sqrt(jnp.sum(jnp.square(gradients.astype(jnp.float32)), axis=tuple(range(1, gradients.ndim))))

@@ -1,0 +1,1 @@
+"""Trains, evaluates, samples from and exports one run and its folder."""

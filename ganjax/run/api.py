@@ -1,0 +1,154 @@
+"""ganjax from Python and in notebooks: what `ganjax.train`, `ganjax.load` and `ganjax.Run` are."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ganjax.config import recipe as configs
+from ganjax.evals.monitor import read_rows
+from ganjax.evals.monitor.verdicts import Row
+from ganjax.run import loop as training
+from ganjax.run import sample as sampling
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.logs.images import grid_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def train(
+    config: str | Path | ConfigDict,
+    workdir: str | Path,
+    options: Mapping[str, configs.Value] | None = None,
+) -> Run:
+    """Trains in `workdir`, or goes on with the run there, showing progress as `ganjax train` does; returns the run.
+
+    Args:
+      config: a recipe, `FILE` or `FILE[:ARG]`, or a config like those that recipes return; it is left as it is.
+      workdir: folder of the run.
+      options: over those of the config, by dotted names: `{"train.steps": 200}`.
+
+    Raises:
+      ganjax.UserError: bad input, found before anything is compiled.
+      ganjax.DivergedError: a non-finite loss or gradient; the state is saved in the folder's `diverged`.
+    """
+    resolved = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else None
+    if resolved is None:
+        resolved = configs.load_recipe(str(config))
+    for key, value in (options or {}).items():
+        configs.set_option(resolved, key, value)
+    configs.check(resolved)
+    training.train(resolved, Path(workdir))
+    return Run(workdir)
+
+
+def load(workdir: str | Path) -> Run:
+    """The run in `workdir`, finished or not.
+
+    Raises:
+      ganjax.UserError: no run there.
+    """
+    return Run(workdir)
+
+
+class Run:
+    """A run in its folder; what it logs is read anew each time, its networks at the first sample.
+
+    Attributes:
+      workdir: its folder.
+      config: all its options; `run.config.train.steps`.
+    """
+
+    def __init__(self, workdir: str | Path) -> None:
+        self.workdir = Path(workdir)
+        self.config: ConfigDict = configs.from_workdir(self.workdir)
+        self._open = functools.lru_cache(maxsize=4)(self._opened)
+
+    def __repr__(self) -> str:
+        summary = self.summary
+        state = f"{summary['reason']} at step {summary['steps']}" if summary else "not ended"
+        return f"<ganjax.Run {self.workdir}: {self.config.model.name} on {self.config.data.name}, {state}>"
+
+    @property
+    def metrics(self) -> list[Row]:
+        """The log lines of `metrics.jsonl`, oldest first: step, images, seconds, loss/dis, loss/gen and more."""
+        return read_rows(self.workdir / "metrics.jsonl")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How the run ended: reason, steps, images, seconds, last metrics, verdicts; empty while it goes."""
+        try:
+            summary = json.loads((self.workdir / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return summary if isinstance(summary, dict) else {}
+
+    @property
+    def images(self) -> list[Path]:
+        """The PNG grids that training wrote, oldest first, all of the same latents."""
+        return sorted(path for path in self.workdir.glob("samples/step_*.png") if "_scales" not in path.stem)
+
+    def sample(
+        self,
+        n: int = 64,
+        key: int = 0,
+        *,
+        weights: str = "ema",
+        classes: Sequence[int] = (),
+        truncation: float = 1.0,
+        step: int | None = None,
+    ) -> np.ndarray:
+        """`n` samples: uint8 [n, H, W, C] in [0, 255], or float32 [n, 2] of a run on points.
+
+        Those of `ganjax sample --seed=KEY`. The checkpoint is read, and the program compiled, at the first call.
+
+        Args:
+          n: how many.
+          key: a whole number; sample i of a key is the same whatever n is.
+          weights: `ema`, averaged, or `raw`.
+          classes: to take in turn, where the run has labels; all by default.
+          truncation: below 1: less variety, more fidelity.
+          step: of the checkpoint; by default the newest when this object first samples.
+
+        Raises:
+          ganjax.UserError: no checkpoint, or an argument out of range.
+        """
+        if n < 1:
+            raise UserError(f"n takes an integer of at least 1, and got {n}.")
+        if not 0 < truncation <= 1:
+            raise UserError(f"truncation takes a number above 0 and at most 1, and got {truncation}.")
+        if weights not in ("ema", "raw"):
+            raise UserError(f"weights takes 'ema' or 'raw', and got {weights!r}.")
+        run = self._open(weights, tuple(classes), truncation, step)
+        return run.sampler.for_seed(key)(run.variables, n)[-1]
+
+    def grid(self, n: int = 64, key: int = 0, **options: Any) -> Image:
+        """A picture of `n` samples for a notebook to show; the arguments are those of `sample`.
+
+        Raises:
+          ganjax.UserError: as `sample` does, and for a run on points.
+        """
+        samples = self.sample(n, key, **options)
+        if samples.ndim != 4:
+            raise UserError("grid shows images, and this run makes points; sample gives their coordinates.")
+        return grid_picture(samples, columns=min(n, math.ceil(n**0.5)))
+
+    def _opened(
+        self, weights: str, classes: tuple[int, ...], truncation: float, step: int | None
+    ) -> sampling.Run:
+        return sampling.open_run(
+            self.workdir,
+            n=sampling.CHUNK,
+            weights=weights,
+            classes=classes,
+            truncation=truncation,
+            step=step,
+        )

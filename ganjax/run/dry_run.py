@@ -1,0 +1,143 @@
+"""What a config costs: parameters, FLOPs and activations of each network, and the bytes of the compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from ganjax.config.options import BY_KEY
+from ganjax.config.recipe import flatten, to_json
+from ganjax.models.layers import native, plain
+from ganjax.models.layers.equalized import EqualConv, EqualDense
+from ganjax.models.stylegan2 import ModulatedConv
+from ganjax.run.setup import Setup
+from ganjax.training.build import batches_per_step
+from ganjax.training.state import GanState, NetState, count_parameters
+from ganjax.training.step import Game, train_step
+
+# Layers whose outputs count as activations.
+LAYERS = (plain.Dense, plain.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
+LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
+
+
+def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
+    """What `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
+    changed = {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}
+    return {"config": to_json(config), **step_costs(config, setup), "changed": changed}
+
+
+def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
+    """Costs of each network, FLOPs of a step over all devices, and bytes on each device.
+
+    Of XLA's operations alone: it cannot count what native kernels do, which make fewer products, nor on a GPU what
+    cuDNN's convolutions do.
+    """
+    game, one, state, shapes = step_alone(config, setup)
+    with native.portable():
+        compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()
+        networks = network_costs(game, state, config.model.latent_dim)
+    memory = compiled.memory_analysis()
+    result: dict[str, Any] = {
+        "parameters": {name: costs["parameters"] for name, costs in networks.items()},
+        "networks": networks,
+        "flops_per_step": _flops(compiled) * len(setup.devices),
+        "devices": len(setup.devices),
+        "bytes": {
+            "state": _bytes(state),
+            "data": _bytes(shapes),
+            "activations": int(memory.temp_size_in_bytes) if memory else None,
+        },
+    }
+    if warning := lopsided(networks):
+        result["warning"] = warning
+    return result
+
+
+def step_alone(config: ConfigDict, setup: Setup) -> tuple[Game, Callable[..., Any], GanState, Any]:
+    """The game as one device plays it, without mapping; its step, (state, data) → (state, metrics); their shapes."""
+    game = dataclasses.replace(
+        setup.build.game,
+        gen=setup.build.game.gen.clone(axis_name=None),
+        dis=setup.build.game.dis.clone(axis_name=None),
+        axis_name=None,
+    )
+    share = config.train.batch_size // len(setup.devices)
+
+    def one(state: GanState, data: Any) -> Any:
+        return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
+
+    state = setup.build.shapes()
+    lead = (batches_per_step(config), share) if setup.dataset.streams else (len(setup.dataset),)
+    data = (setup.dataset.images, setup.dataset.labels)
+    shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
+    return game, one, state, shapes
+
+
+def network_costs(game: Game, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:
+    """For `gen` and `dis`: parameters, and FLOPs and bytes of activations of one forward pass, a sample.
+
+    Activations are the outputs of `LAYERS`, most of what a backward pass without rematerialisation keeps. With
+    packing, D's are those of one packed sample. Nothing is compiled.
+    """
+    latents = jax.ShapeDtypeStruct((game.packing, latent_dim), jnp.float32)
+    fakes = jax.eval_shape(lambda s, z: _forward(game.gen, s, z)[0], state.gen, latents)
+    packed = tuple(
+        jax.ShapeDtypeStruct((1, *x.shape[1:-1], x.shape[-1] * game.packing), x.dtype) for x in fakes
+    )
+    single = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
+    return {
+        "gen": _network_cost(lambda s, z: _forward(game.gen, s, z), state.gen, single),
+        "dis": _network_cost(lambda s, x: _forward(game.dis, s, x), state.dis, packed),
+    }
+
+
+def _forward(net: nn.Module, state: NetState, inputs: Any) -> tuple[Any, Any]:
+    """The network's output and what each of its layers gives."""
+    output, kept = net.apply(
+        state.variables,
+        inputs,
+        jnp.zeros(jax.tree.leaves(inputs)[0].shape[0], jnp.int32),
+        train=False,
+        capture_intermediates=lambda module, _: isinstance(module, LAYERS),
+        mutable=["intermediates"],
+    )
+    calls = traverse_util.flatten_dict(kept.get("intermediates", {}))
+    return output, {path: outputs[0] for path, outputs in calls.items() if path[-1] == "__call__"}
+
+
+def _network_cost(forward: Callable[..., tuple[Any, Any]], state: NetState, inputs: Any) -> dict[str, float]:
+    _, layers = jax.eval_shape(forward, state, inputs)
+    lowered = jax.jit(lambda s, x: forward(s, x)[0]).lower(state, inputs)
+    return {
+        "parameters": count_parameters(state.params),
+        "flops": _flops(lowered),
+        "activation_bytes": _bytes(layers),
+    }
+
+
+def lopsided(networks: dict[str, dict[str, float]]) -> str:
+    """A warning where one network has more than ten times the other's parameters or FLOPs, else empty."""
+    for what, unit in (("parameters", "parameters"), ("flops", "FLOPs")):
+        gen, dis = (max(networks[name][what], 1.0) for name in ("gen", "dis"))
+        if max(gen, dis) > LOPSIDED * min(gen, dis):
+            big, small = ("G", "D") if gen > dis else ("D", "G")
+            return (
+                f"{big} has {max(gen, dis) / min(gen, dis):.0f} times the {unit} of {small}: one network may "
+                f"overpower the other (lesson 1, capacity); see {'gen' if small == 'G' else 'dis'}.width and depth"
+            )
+    return ""
+
+
+def _flops(stage: Any) -> float:
+    return float((stage.cost_analysis() or {}).get("flops", 0.0))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,134 @@
+"""Evaluation while a run trains: every so many images, with the best checkpoints kept besides the newest ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ganjax.config.options import PARTS
+from ganjax.data import Dataset
+from ganjax.evals.metrics.measures import HIGHER_IS_BETTER, check_names
+from ganjax.models import revisions
+from ganjax.run.evaluate import Judge, write_results
+from ganjax.run.sample import BEST, Sampler
+from ganjax.runtime import processes
+from ganjax.runtime.checkpoint import Checkpointer
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.workdir import atomic_write_json
+from ganjax.training.state import GanState
+
+
+class Evaluator:
+    """Measures the averaged weights at log lines, `eval.every_kimg` apart, and keeps `eval.keep_best` checkpoints."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: Path,
+        dataset: Dataset,
+        sampler: Sampler,
+        images_per_step: int,
+        *,
+        twin: Evaluator | None = None,
+    ) -> None:
+        """Nothing is computed before the first evaluation; a `twin` on the same data shares what it computed.
+
+        Raises:
+          UserError: measures that do not exist, or `eval.best` is not among them.
+        """
+        options = config.eval
+        self._names = [name for name in options.metrics.split(",") if name]
+        self._options, self._split, self._dataset = options, config.data.split, dataset
+        self._folder, self._sampler = folder, sampler
+        self._noted = revisions.noted(config.model.name)
+        self._images = images_per_step
+        self._log_images = config.log.every_steps * images_per_step
+        self._twin = twin if twin is not None and twin._dataset is dataset else None
+        self._judge: Judge | None = None
+        if options.every_kimg:
+            check_names(self._names, "eval.metrics")
+            needed = PARTS.get(options.best, options.best)
+            if options.keep_best and needed not in self._names:
+                raise UserError(
+                    f"eval.best={options.best!r} needs {needed!r} in eval.metrics={options.metrics!r}."
+                )
+
+    @property
+    def judge(self) -> Judge:
+        """Made at its first use."""
+        if self._twin is not None:
+            return self._twin.judge
+        if self._judge is None:
+            self._judge = Judge(self._dataset, self._split)
+        return self._judge
+
+    def due(self, step: int, *, last: bool) -> bool:
+        """Whether to evaluate at this log line: the first after each multiple of `eval.every_kimg`, and the last."""
+        every = 1000 * self._options.every_kimg
+        if not every:
+            return False
+        images = step * self._images
+        return last or images // every > max(0, images - self._log_images) // every
+
+    def __call__(self, step: int, state: GanState) -> dict[str, float]:
+        """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`.
+
+        All processes make samples; the main one judges them, and the others get nothing.
+        """
+        blocks = self._sampler.blocks(state.ema, self._options.samples)
+        if not processes.is_main():
+            for _ in blocks:
+                pass
+            return {}
+        results = self.judge(
+            blocks,
+            self._names,
+            weights="ema",
+            seed=self._sampler.seed,
+            step=step,
+            origin=str(self._folder),
+            quick=True,
+        )
+        write_results(self._folder / "evaluations" / f"step_{step:08d}.json", results)
+        values = {result.name: result.value for result in results}
+        if self._options.keep_best:
+            self._keep(step, state, values)
+        return {f"eval/{name}": value for name, value in values.items()}
+
+    def _keep(self, step: int, state: GanState, values: Mapping[str, float]) -> None:
+        """Saves the state unless `keep_best` others are better, and removes what is no longer among the best."""
+        name = self._options.best
+        if name not in values:
+            raise UserError(f"eval.best={name!r} is no number of this data; there are {', '.join(values)}.")
+        index = self._folder / BEST / "index.json"
+        scores: dict[int, float] = {**_read_index(index, name), step: values[name]}
+        sign = -1 if HIGHER_IS_BETTER[name] else 1
+        ranked = sorted(
+            (at for at, value in scores.items() if math.isfinite(value)),
+            key=lambda at: (sign * scores[at], at),
+        )
+        kept = ranked[: self._options.keep_best]
+        with Checkpointer(self._folder / BEST, keep=0) as best:
+            if step in kept:
+                best.save(step, state, metadata={name: values[name], **self._noted}, block=True)
+            for other in best.steps():
+                if other not in kept:
+                    best.remove(other)
+        if kept:
+            atomic_write_json(index, {"measure": name, "steps": {str(at): scores[at] for at in kept}})
+
+
+def _read_index(path: Path, name: str) -> dict[int, float]:
+    """Step to value of what was kept by this measure; empty where it was kept by another, or is not readable."""
+    try:
+        stored: Any = json.loads(path.read_text())
+        return (
+            {int(step): float(v) for step, v in stored["steps"].items()} if stored["measure"] == name else {}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,51 @@
+"""The page of a run that is going on: written anew now and then, at a cost that stays below a hundredth of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ganjax.run.report.run_page import write_run_page
+
+LEAST_SECONDS = 120.0  # between two pages
+SHARE = 0.01  # of the time, that pages may take
+
+
+class LivePage:
+    """Writes `report.html` in a run's folder when it is called, unless the last time was too short ago.
+
+    A page is a courtesy: where it cannot be written, the run goes on and `tell` gets the reason, once.
+
+    Args:
+      folder: of the run.
+      enabled: False does nothing.
+      tell: takes a line of text.
+      clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool = True,
+        tell: Callable[[str], None] = print,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._enabled, self._tell, self._clock = folder, enabled, tell, clock
+        self._next = clock() + LEAST_SECONDS
+
+    def __call__(self, *, last: bool = False) -> bool:
+        """Whether a page was written: it is due, or this is the `last` call."""
+        start = self._clock()
+        if not self._enabled or (start < self._next and not last):
+            return False
+        try:
+            write_run_page(self._folder)
+        except Exception as error:
+            self._enabled = False
+            self._tell(f"The run's page could not be written, and is left out from now on: {error}")
+            return False
+        end = self._clock()
+        self._next = end + max(LEAST_SECONDS, (end - start) / SHARE)
+        return True

@@ -1,0 +1,146 @@
+"""The witness of a checkpoint: what was meant to be saved, and a checksum for every file written.
+
+A JSON file inside the checkpoint's folder, written last:
+
+    {"format": 1, "step": 300, "metadata": {…}, "sha256": of the rest of this object,
+     "leaves": {"gen/params/conv/kernel": {"shape": [3, 3, 8, 8], "dtype": "float32", "sha256": …}, …},
+     "files": {"state/d/3f0c…": {"bytes": 1234, "sha256": …}, …}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.workdir import atomic_write_json, fsync_folder
+
+NAME = "ganjax_manifest.json"
+FORMAT = 1
+_MAX_DIFFERENCES = 5
+
+Arrays = dict[tuple[str, ...], np.ndarray]
+
+
+class Damaged(Exception):
+    """Why a checkpoint is not intact."""
+
+
+def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
+    """Path → shape, dtype and sha256 of the values."""
+    return {
+        "/".join(path): {
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "sha256": _array_digest(array),
+        }
+        for path, array in arrays.items()
+    }
+
+
+def write(folder: Path, step: int, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Hashes every file in `folder`, flushes all of them to disk and adds the manifest."""
+    files = {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": _file_digest(file, flush=True),
+        }
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    for inner in filter(Path.is_dir, folder.rglob("*")):
+        fsync_folder(inner)
+    manifest = {"format": FORMAT, "step": step, "leaves": leaves, "files": files, "metadata": metadata}
+    atomic_write_json(folder / NAME, manifest | {"sha256": _own_digest(manifest)})
+
+
+def read(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of `folder`. Raises Damaged if it is missing, of another step or not what was written."""
+    try:
+        manifest: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Damaged(f"it has no {NAME}, so it was not written by ganjax to its end") from None
+    except (OSError, ValueError) as error:
+        raise Damaged(f"its {NAME} cannot be read ({error})") from error
+    guard = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
+    if guard != _own_digest(manifest):
+        raise Damaged(f"its {NAME} contradicts its own checksum")
+    if manifest.get("format") != FORMAT:
+        raise Damaged(f"it has format {manifest.get('format')}, this ganjax reads format {FORMAT}")
+    if manifest["step"] != step:
+        raise Damaged(f"its {NAME} is of step {manifest['step']}")
+    return dict(manifest)
+
+
+def signature(dtype: str, shape: Sequence[int]) -> str:
+    """`float32[3, 3, 8, 8]`."""
+    return f"{dtype}{list(shape)}"
+
+
+class OtherArchitecture(UserError):
+    """A checkpoint whose arrays are others than those expected."""
+
+
+def check_architecture(
+    folder: Path, leaves: Mapping[str, Mapping[str, Any]], expected: Mapping[str, str]
+) -> None:
+    """Raises OtherArchitecture with the first differences between arrays expected (path → signature) and saved."""
+    found = {path: signature(leaf["dtype"], leaf["shape"]) for path, leaf in leaves.items()}
+    paths = sorted(expected.keys() | found.keys())
+    differing = [path for path in paths if expected.get(path) != found.get(path)]
+    if not differing:
+        return
+    lines = [
+        f"  {path}: expected {expected.get(path, 'nothing')}, found {found.get(path, 'nothing')}"
+        for path in differing[:_MAX_DIFFERENCES]
+    ]
+    if len(differing) > _MAX_DIFFERENCES:
+        lines.append(f"  and {len(differing) - _MAX_DIFFERENCES} more")
+    advice = (
+        "Restore the options, or the version of ganjax, that it was made with, or give another --workdir."
+    )
+    raise OtherArchitecture("\n".join([f"{folder} is a checkpoint of another architecture:", *lines, advice]))
+
+
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises Damaged for the first file that is missing or holds other bytes than were written."""
+    for name, expected in files.items():
+        try:
+            size = (folder / name).stat().st_size
+            if size != expected["bytes"]:
+                raise Damaged(f"{name} has {size} bytes, {expected['bytes']} were written")
+            if _file_digest(folder / name) != expected["sha256"]:
+                raise Damaged(f"{name} is damaged (its checksum differs)")
+        except FileNotFoundError:
+            raise Damaged(f"{name} is missing") from None
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read ({error.strerror})") from error
+
+
+def check_values(leaves: Mapping[str, Mapping[str, Any]], arrays: Arrays) -> None:
+    """Raises Damaged if the arrays read back are not those that were meant to be saved."""
+    found = describe(arrays)
+    wrong = sorted(path for path in leaves.keys() | found.keys() if leaves.get(path) != found.get(path))
+    if wrong:
+        raise Damaged(f"{len(wrong)} arrays read back wrong, among them {wrong[0]}")
+
+
+def _array_digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _own_digest(manifest: Any) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(file: Path, *, flush: bool = False) -> str:
+    with open(file, "rb") as opened:
+        if flush:
+            os.fsync(opened.fileno())
+        return hashlib.file_digest(opened, "sha256").hexdigest()

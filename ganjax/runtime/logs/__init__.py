@@ -1,0 +1,22 @@
+"""What a run writes while it goes: numbers, pictures and the line on the terminal.
+
+Importing it costs NumPy only: Pillow, matplotlib, tensorboardX and rich are imported at their first use.
+"""
+
+from ganjax.runtime.logs.files import MetricsWriter, TensorBoardWriter
+from ganjax.runtime.logs.images import write_grid, write_pyramid_grid, write_scatter
+from ganjax.runtime.logs.run_writer import RunWriter
+from ganjax.runtime.logs.terminal import Progress, format_dry_run
+from ganjax.runtime.logs.trackers import trackers
+
+__all__ = [
+    "MetricsWriter",
+    "Progress",
+    "RunWriter",
+    "TensorBoardWriter",
+    "format_dry_run",
+    "trackers",
+    "write_grid",
+    "write_pyramid_grid",
+    "write_scatter",
+]

@@ -1,0 +1,214 @@
+"""Files that survive a kill: whole or not there, and a log that is mended when it is opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat, TypeAlias
+
+import numpy as np
+
+from ganjax.runtime.errors import UserError
+
+# One log line: name to a number on the host (0-d arrays too) or a short text.
+Metrics: TypeAlias = Mapping[str, SupportsFloat | str | None]
+
+_FIRST_KEYS = ("step", "images", "seconds", "images_per_second")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def user_error_if_unwritable(what: str, path: Path) -> Iterator[None]:
+    """Turns an `OSError` into a `UserError` that says what failed, where, why and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = "Free some space there or write to another disk"
+        elif error.errno in _FORBIDDEN:
+            remedy = "Make that place writable or write somewhere else"
+        else:
+            remedy = "Check that path or write somewhere else"
+        raise UserError(
+            f"Could not write {what} to {path}: {error.strerror or error}. {remedy}, then give the same "
+            "command again; a training run goes on from its last checkpoint."
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes, what: str) -> None:
+    """Writes `data` beside `path` and renames it, so that a reader finds the old file or the whole new one.
+
+    Missing folders are made. Raises `UserError`, naming `what`, where that cannot be done.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with user_error_if_unwritable(what, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
+
+
+def _json_value(value: SupportsFloat | str | None) -> float | int | str | bool | None:
+    """7 digits are what float32 holds. JSON knows neither NaN nor infinity: null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    number = float(value)
+    return float(f"{number:.7g}") if math.isfinite(number) else None
+
+
+def _json_line(step: int, metrics: Metrics) -> bytes:
+    values = {"step": step, **{name: _json_value(value) for name, value in metrics.items() if name != "step"}}
+    first = [name for name in _FIRST_KEYS if name in values]
+    ordered = {name: values[name] for name in first + sorted(values.keys() - set(first))}
+    return json.dumps(ordered, allow_nan=False).encode() + b"\n"
+
+
+def _kept_lines(data: bytes, last_step: int | None) -> bytes:
+    """The lines that are whole JSON objects of steps up to `last_step` (None: of any step)."""
+    kept = []
+    for line in data.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and (last_step is None or record.get("step", 0) <= last_step):
+            kept.append(line + b"\n")
+    return b"".join(kept)
+
+
+class MetricsWriter:
+    """Appends one strict JSON object a log line to `metrics.jsonl`, on the disk before `write` returns.
+
+    Keys come in a fixed order: `step`, `images`, `seconds`, `images_per_second`, then the rest by name.
+    Floats keep 7 significant digits; a non-finite one becomes null. Texts and integers stay as they are.
+
+    Opening mends the file: a line torn by a kill goes, and with `start_step` so do the lines of later steps,
+    which the resumed run writes anew. Without `start_step` all whole lines stay.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: str | Path, *, start_step: int | None = None) -> None:
+        self._path = Path(path)
+        with user_error_if_unwritable("metrics", self._path):
+            if self._path.is_file():
+                data = self._path.read_bytes()
+                kept = _kept_lines(data, start_step)
+                if kept != data:
+                    write_atomically(self._path, kept, "metrics")
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: nothing is left to be written, and to fail, at closing.
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Appends the `metrics` of `step`. Raises `UserError`, for instance where the disk is full."""
+        line = _json_line(step, metrics)
+        with user_error_if_unwritable("metrics", self._path):
+            while line:
+                line = line[self._file.write(line) or 0 :]
+
+    def close(self) -> None:
+        """Closes the file. A second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TensorBoardWriter:
+    """Writes scalars and pictures for TensorBoard, without TensorFlow, in a new event file of `folder`.
+
+    It uses tensorboardX's records and messages and not its `SummaryWriter`, whose thread dies on a full disk
+    and then blocks the training loop at the eleventh event. Each call is on the disk when it returns.
+
+    Args:
+        folder: where `events.out.tfevents.*` goes; made if missing.
+        start_step: the step the run goes on from. TensorBoard hides what earlier files say of later steps.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, start_step: int = 0) -> None:
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        nanoseconds = time.time_ns()
+        # TensorBoard reads the files in the order of their names: the time comes first.
+        name = f"{nanoseconds // 10**9:010d}.{socket.gethostname()}.{nanoseconds % 10**9:09d}.{os.getpid()}"
+        self._path = Path(folder) / f"events.out.tfevents.{name}"
+        self._failed = False
+        with user_error_if_unwritable("TensorBoard events", self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._records: Any = RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+        self._write(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        try:
+            with user_error_if_unwritable("TensorBoard events", self._path):
+                self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+                self._records.flush()
+        except UserError:
+            self._failed = True
+            raise
+
+    def scalars(self, step: int, metrics: Metrics) -> None:
+        """Writes the numbers of `metrics` under their own names; texts and None are left out, NaN is kept."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in metrics.items()
+            if name != "step" and value is not None and not isinstance(value, str)
+        ]
+        self._write(step=step, summary=Summary(value=values))
+
+    def image(self, step: int, name: str, png: bytes) -> None:
+        """Writes one picture, given as the bytes of a PNG file, as they are."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(io.BytesIO(png)) as picture:
+            width, height = picture.size
+            channels = len(picture.getbands())
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def close(self) -> None:
+        """Closes the file. A second call does nothing; after a failed write no second error is raised."""
+        # The half-written record of a failed write is still buffered, and closing tries it again.
+        with contextlib.suppress(OSError) if self._failed else contextlib.nullcontext():
+            self._records.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,58 @@
+"""Gradients of a batch that is computed in parts: one after another, for want of memory, or on several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from ganjax.training.state import NetState
+
+Metrics = dict[str, jax.Array]
+Tree = Any
+
+
+def accumulated(
+    loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int
+) -> tuple[Any, Tree, Metrics]:
+    """Gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
+
+    Spectral vectors move with the first part only, as they would in one pass over the whole batch.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    stats: Tree = net.stats
+    sums: Any = None
+    for i in range(parts):
+        grads, (stats, metrics) = gradient(net.params, stats, part_of(batch, i, parts), move=i == 0)
+        sums = (grads, metrics) if sums is None else jax.tree.map(jnp.add, sums, (grads, metrics))
+    grads, metrics = sums if parts == 1 else jax.tree.map(lambda x: x / parts, sums)
+    return grads, stats, metrics
+
+
+def part_of(batch: Tree, i: int, parts: int) -> Tree:
+    """The `i`-th of `parts` equal parts of every array of `batch`."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        size = x.shape[0] // parts
+        return x[i * size : (i + 1) * size]
+
+    return batch if parts == 1 else jax.tree.map(cut, batch)
+
+
+def mean_over_devices(
+    grads: Tree, metrics: Metrics, stats: Tree, axis_name: str | None
+) -> tuple[Tree, Metrics, Tree]:
+    """Gradients, metrics and batch statistics, averaged over devices in one exchange; as they are without an axis.
+
+    They travel as one vector: left to itself, XLA joins them by what waits for them, in two or three all-reduces.
+    Spectral vectors are not sent, since they depend on the weights alone.
+    """
+    if axis_name is None:
+        return grads, metrics, stats
+    batch_stats = {name: value for name, value in stats.items() if name == "batch_stats"}
+    vector, unravel = ravel_pytree((grads, metrics, batch_stats))
+    grads, metrics, batch_stats = unravel(jax.lax.pmean(vector, axis_name))
+    return grads, metrics, {**stats, **batch_stats}

@@ -1,0 +1,360 @@
+"""The only code that turns a config into networks, optimisers, objectives and a step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ganjax.config.recipe import flatten
+from ganjax.data import Dataset
+from ganjax.data.draw_once import computed_once
+from ganjax.data.images import pyramid, random_flip, to_float
+from ganjax.data.order import shuffled_indices
+from ganjax.losses import penalties
+from ganjax.models import MODELS
+from ganjax.models.base import Spec
+from ganjax.models.layers import native
+from ganjax.models.layers.layers import DISCRIMINATION_GROUP
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.keys import fold_each
+from ganjax.training.control import initial_control, make_average, make_steer, make_transform
+from ganjax.training.optim import Optimizer, make_chain, make_schedule
+from ganjax.training.schedules import make_beta2
+from ganjax.training.state import GanState, NetState, copy_tree
+from ganjax.training.step import Batch, Game
+from ganjax.training.terms import dis_objective, gen_objective
+
+Tree = Any
+# Sides in pixels that each choice connects, named as StyleGAN names its styles; the last side always is.
+MSG_SCALES = {"all": (4, math.inf), "coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}
+
+
+@dataclass(frozen=True)
+class Build:
+    """A config made ready to run.
+
+    Attributes:
+      game: the static part of the step.
+      init: () → the first state.
+      initialise: `make_hyper` of a config that shares this program → its first state.
+      shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
+      deliver: (data, state, index [n]) → one device's batch from resident data, or from its part of a stream.
+      sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
+      images_per_step: real images that D sees in a step.
+      classes: that the networks are told; 0 for none.
+      truncates: whether G itself truncates (its styles); else the latent vectors are truncated.
+    """
+
+    game: Game
+    init: Callable[[], GanState]
+    initialise: Callable[[dict[str, jax.Array]], GanState]
+    shapes: Callable[[], GanState]
+    deliver: Callable[[Tree, GanState, jax.Array], Batch]
+    sides: tuple[int, ...]
+    images_per_step: int
+    classes: int
+    truncates: bool
+
+    def for_config(self, config: ConfigDict) -> Build:
+        """The same program with the traced values of `config`, which may differ in nothing else (`make_hyper`)."""
+        return replace(self, init=lambda: self.initialise(make_hyper(config)))
+
+
+def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
+    """Everything that `config` describes, for images or points like those of `dataset`.
+
+    Raises:
+      UserError: a resolution that the networks cannot make.
+    """
+    sides = image_sides(config, dataset)
+    gen, dis = make_networks(config, dataset, axis_name)
+    game = Game(
+        gen=gen,
+        dis=dis,
+        gen_optimizer=make_optimizer(config, "gen"),
+        dis_optimizer=make_optimizer(config, "dis"),
+        gen_objective=gen_objective(config),
+        dis_objective=dis_objective(config),
+        latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
+        transform=make_transform(config),
+        steer=make_steer(config),
+        average=make_average(config),
+        dis_steps=config.train.dis_steps,
+        gen_steps=config.train.gen_steps,
+        rolled=loops_pay(config),
+        accumulate=config.train.accumulate,
+        packing=config.dis.packing,
+        joint=config.dis.norm != "batch",
+        group=compared_together(config),
+        fresh_reals=config.train.fresh_reals,
+        simultaneous=config.train.shared_forward,
+        axis_name=axis_name,
+    )
+    initialise = make_initialiser(config, game, dataset, sides)
+    return Build(
+        game=game,
+        init=lambda: initialise(make_hyper(config)),
+        initialise=initialise,
+        shapes=lambda: jax.eval_shape(
+            lambda: make_initialiser(config, game, dataset, sides, abstract=True)(make_hyper(config))
+        ),
+        deliver=make_delivery(config, dataset, sides),
+        sides=sides,
+        images_per_step=config.train.batch_size * config.train.dis_steps,
+        classes=count_classes(config, dataset),
+        truncates=MODELS[config.model.name].truncates,
+    )
+
+
+def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
+    """Sides of the images of a pyramid: only the full one without MSG, else those of `model.msg_scales` too.
+
+    Raises:
+      UserError: images that are not square, or whose side the networks cannot make, or no scale to connect.
+    """
+    if dataset.images.ndim == 2:
+        return (0,)
+    family = MODELS[config.model.name]
+    height, width = dataset.images.shape[1:3]
+    if height != width or height not in family.resolutions:
+        *most, largest = map(str, family.resolutions)
+        raise UserError(
+            f"{config.model.name} makes square images of {', '.join(most)} or {largest} pixels, and "
+            f"{dataset.name} has {height}×{width}; set --config.data.resolution to one of these."
+        )
+    if config.model.msg == "none":
+        return (height,)
+    low, high = MSG_SCALES[config.model.msg_scales]
+    chosen = tuple(side for side in family.sides(height)[:-1] if low <= side <= high)
+    if not chosen:
+        raise UserError(
+            f"model.msg_scales={config.model.msg_scales!r} connects scales of {low} to {high:.0f} pixels, and "
+            f"{config.model.name} for {height} pixels has {family.sides(height)}; choose other scales, or "
+            "--config.model.msg=none."
+        )
+    return (*chosen, height)
+
+
+def at_sides(images: jax.Array, sides: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """The images, or points, average pooled to each of `sides`; the last is as it was."""
+    if images.ndim == 2:
+        return (images,)
+    halvings = (sides[-1] // sides[0]).bit_length()
+    return tuple(x for x in pyramid(images, halvings) if x.shape[1] in sides)
+
+
+def count_classes(config: ConfigDict, dataset: Dataset) -> int:
+    """Classes that the networks are told: 0 unless `model.conditional`.
+
+    Raises:
+      UserError: labels are asked for, and the data has none.
+    """
+    if config.model.conditional and (dataset.labels is None or dataset.num_classes < 1):
+        raise UserError(
+            f"model.conditional=True needs labels, and {dataset.name} has none; set --config.model.conditional=False."
+        )
+    return dataset.num_classes if config.model.conditional else 0
+
+
+def batches_per_step(config: ConfigDict) -> int:
+    """Batches of reals that a step takes from the data."""
+    return config.train.dis_steps + (config.train.gen_steps if config.train.fresh_reals else 0)
+
+
+def loops_pay(config: ConfigDict) -> bool:
+    """Whether updates are as fast in a loop as unrolled: XLA's convolutions on CPU are not, the native ones are."""
+    if jax.default_backend() != "cpu" or config.model.name == "mlp":
+        return True
+    return native.in_use()
+
+
+def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -> tuple[nn.Module, nn.Module]:
+    """G and D of the family `model.name`."""
+    images = dataset.images.ndim == 4
+    spec = Spec(
+        resolution=dataset.images.shape[1] if images else 0,
+        image_channels=dataset.images.shape[3] if images else 0,
+        sides=image_sides(config, dataset),
+        classes=count_classes(config, dataset),
+        auxiliary=config.loss.auxiliary_classifier > 0,
+        msg=config.model.msg,
+        separate=config.model.msg_images == "separate",
+        attention=config.model.attention,
+        gen=config.gen.to_dict(),
+        dis=config.dis.to_dict(),
+        axis_name=axis_name,
+        remat=config.train.remat,
+        dtype=jnp.dtype(config.train.precision),
+    )
+    return MODELS[config.model.name].networks(spec)
+
+
+def compared_together(config: ConfigDict) -> int:
+    """Neighbours in the batch that D compares with each other; 1 where it judges each alone."""
+    if config.dis.minibatch_discrimination:
+        return DISCRIMINATION_GROUP
+    return config.dis.stddev_group if config.dis.minibatch_stddev else 1
+
+
+def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
+    """The optimiser of `gen` or `dis`, with its schedule and weight clipping."""
+    options = config[net].optimizer
+    limit = config.penalty.clip_weights if net == "dis" else 0.0
+    return Optimizer(
+        tx=make_chain(
+            options.name,
+            beta1=options.beta1,
+            beta2=options.beta2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            inject_beta2=options.final_beta2 > 0,
+        ),
+        schedule=make_schedule(
+            options.schedule,
+            steps=config.train.steps,
+            warmup_steps=options.warmup_steps,
+            final_scale=options.final_scale,
+            end=options.schedule_end,
+        ),
+        beta2=make_beta2(config, net),
+        project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
+    )
+
+
+def make_latents(dim: int, distribution: str, truncation: float = 1.0) -> Callable[[jax.Array], jax.Array]:
+    """keys [n] → latent vectors [n, dim] float32, each from its own key.
+
+    A `truncation` other than 1 keeps each coordinate of a normal vector within ±truncation, drawing anew what lies
+    outside (Brock et al. 2019, section 3.1), and scales a uniform one; the sphere's length is kept.
+    """
+
+    def one(key: jax.Array) -> jax.Array:
+        if distribution == "uniform":
+            return jax.random.uniform(key, (dim,), jnp.float32, -truncation, truncation)
+        if truncation == 1.0:
+            z = jax.random.normal(key, (dim,), jnp.float32)
+        else:
+            z = jax.random.truncated_normal(key, -truncation, truncation, (dim,), jnp.float32)
+        return z * (dim**0.5 / jnp.linalg.norm(z)) if distribution == "sphere" else z
+
+    return jax.vmap(one)
+
+
+# Options whose values the step takes as arguments, by their names in `state.hyper`; the seed is one as well.
+TRACED = {
+    "gen/learning_rate": "gen.optimizer.learning_rate",
+    "dis/learning_rate": "dis.optimizer.learning_rate",
+    "loss/scale": "loss.scale",
+    "loss/label_smoothing": "loss.label_smoothing",
+    "loss/label_flip": "loss.label_flip",
+    "loss/feature_matching": "loss.feature_matching",
+    "loss/auxiliary_classifier": "loss.auxiliary_classifier",
+    "loss/path_length": "loss.path_length",
+    "penalty/weight": "penalty.weight",
+    "penalty/drift": "penalty.drift",
+    "penalty/lecam": "penalty.lecam",
+    "penalty/consistency": "penalty.consistency",
+    "penalty/orthogonal": "penalty.orthogonal",
+    "noise/std": "noise.std",
+}
+
+
+def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
+    """The traced numbers of a run: it can be repeated with others without compiling again."""
+    flat = flatten(config)
+    hyper = {name: jnp.asarray(flat[key], jnp.float32) for name, key in TRACED.items()}
+    return {**hyper, "seed": jnp.asarray(config.seed, jnp.uint32)}
+
+
+def program_of(config: ConfigDict) -> str:
+    """Equal for two configs that share a compiled step: they differ in the seed and in `TRACED` values alone.
+
+    Zero leaves out what another value switches on, so whether a value is zero is a part of the program.
+    """
+    traced = set(TRACED.values())
+    parts = {key: bool(value) if key in traced else value for key, value in flatten(config).items()}
+    return json.dumps({**parts, "seed": None}, sort_keys=True)
+
+
+def make_initialiser(
+    config: ConfigDict, game: Game, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
+) -> Callable[[dict[str, jax.Array]], GanState]:
+    """`hyper` → the first state of a run, on the default device; `abstract` where only its shapes are traced."""
+
+    def networks(seed: jax.Array) -> tuple[Tree, Tree]:
+        key = jax.random.key(seed)
+        gen_key, dis_key, latent_key = jax.random.split(key, 3)
+        latents = game.latents(fold_each(latent_key, jnp.arange(4 * game.packing)))
+        labels = jnp.zeros(len(latents), jnp.int32)
+        gen = game.gen.init(gen_key, latents, labels, train=True)
+        shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
+        images = at_sides(jnp.zeros(shape, jnp.float32), sides)
+        dis = game.dis.init(dis_key, images, labels[:4], train=True)
+        return gen, {name: value for name, value in dis.items() if name != "intermediates"}
+
+    # Run once, so the compiler need not optimise: on CPU that halves the time to the first step.
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    make = networks if abstract else jax.jit(networks, compiler_options=fast)
+    starts = {
+        "gen": jax.jit(game.gen_optimizer.tx.init),
+        "dis": jax.jit(game.dis_optimizer.tx.init),
+    }
+
+    def initialise(hyper: dict[str, jax.Array]) -> GanState:
+        nets = {}
+        gen, dis = make(hyper["seed"])
+        for name, variables in (("gen", gen), ("dis", dis)):
+            stats = {key: value for key, value in variables.items() if key != "params"}
+            nets[name] = NetState(variables["params"], stats, starts[name](variables["params"]))
+        ema = copy_tree({"params": gen["params"], **nets["gen"].stats})
+        step = jnp.zeros((), jnp.int32)
+        state = GanState(step=step, ema=ema, control=initial_control(config), hyper=hyper, **nets)
+        return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
+
+    return initialise
+
+
+def make_delivery(
+    config: ConfigDict, dataset: Dataset, sides: tuple[int, ...]
+) -> Callable[[Tree, GanState, jax.Array], Batch]:
+    """Batches from data that lies on the device: uint8 images or float points, indexed there.
+
+    Each epoch is a permutation of its own, a pure function of (seed, position). Of a dataset that streams, the data
+    are this step's and device's own, chosen on the host by the same function: images [updates, n, H, W, C], labels.
+    """
+    size, batch, updates = len(dataset.images), config.train.batch_size, batches_per_step(config)
+    scale = 1.0 / dataset.scale
+
+    def deliver(data: Tree, state: GanState, index: jax.Array) -> Batch:
+        images, labels = data
+        update = jnp.arange(updates, dtype=jnp.uint32)[:, None]
+        start = (state.step.astype(jnp.uint32) * updates + update) * batch
+        positions = (start + index.astype(jnp.uint32)[None, :]).reshape(-1)
+        if dataset.streams:
+            reals = images.reshape(-1, *images.shape[2:])
+            labels = None if labels is None else labels.reshape(-1)
+        else:
+            chosen = computed_once(shuffled_indices(positions, size, state.hyper["seed"]))
+            reals = jnp.take(images, chosen, axis=0)
+            labels = None if labels is None else jnp.take(labels, chosen)
+        reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale
+        if config.data.flip:
+            key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), 2**31 - 1)
+            reals = random_flip(fold_each(key, positions), reals)
+        split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
+        return Batch(
+            reals=tuple(split(x) for x in at_sides(reals, sides)),
+            labels=None if labels is None else split(labels),
+            index=index,
+        )
+
+    return deliver

@@ -1,0 +1,143 @@
+"""What changes across steps besides the weights: noise, augmentation strength, balance, the average of G."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ganjax.data.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
+from ganjax.losses.objective import Images
+from ganjax.losses.penalties import lecam_update
+from ganjax.runtime.keys import purpose_keys
+from ganjax.training.schedules import progress_of
+from ganjax.training.state import GanState
+
+Tree = Any
+Metrics = dict[str, jax.Array]
+ADA_EVERY = 4  # steps between two moves of ADA's p (Karras et al. 2020)
+ACCURACY_DECAY = 0.9  # of D's running accuracy, which the adaptive balance reads
+
+
+def _policy(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
+
+
+def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
+    """The control values that the config's techniques need, at their start."""
+    start: dict[str, float] = {}
+    if "ada" in _policy(config):
+        start |= {"ada/p": 0.0, "ada/sign": 0.0}
+    if config.penalty.lecam:
+        start |= {"lecam/real": 0.0, "lecam/fake": 0.0}
+    if config.loss.path_length:
+        start |= {"path_length/mean": 0.0}
+    if config.train.balance == "adaptive":
+        start |= {"balance/accuracy": 0.5, "rest/dis": 0.0, "rest/gen": 0.0}
+    control = {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
+    return {**control, "fault/dis": jnp.asarray(-1, jnp.int32), "fault/gen": jnp.asarray(-1, jnp.int32)}
+
+
+def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState], Images]:
+    """Augmentation, then noise, of D's inputs; the same for reals and fakes, in D's and G's updates."""
+    policy = _policy(config)
+    color_share = config.augment.color_share
+    noisy, schedule = config.noise.std > 0, config.noise.schedule
+    noise_steps = max(1.0, config.noise.end * config.train.steps)
+
+    def transform(keys: jax.Array, images: Images, state: GanState) -> Images:
+        if "ada" in policy:
+            images = ada_augment(
+                purpose_keys(keys, 0),
+                images,
+                state.control["ada/p"],
+                color_share=color_share,
+                cutout="cutout" in policy,
+            )
+        elif policy:
+            images = diff_augment(purpose_keys(keys, 0), images, policy)
+        if noisy:
+            if schedule == "ada":
+                level = jnp.minimum(state.control["ada/p"], 1.0)
+            else:
+                level = NOISE_SCHEDULES[schedule](
+                    jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0)
+                )
+            images = instance_noise(purpose_keys(keys, 1), images, state.hyper["noise/std"] * level)
+        return images
+
+    return transform
+
+
+def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
+    """(state, metrics of this step) → the control values of the next step."""
+    ada = "ada" in _policy(config)
+    images = config.train.batch_size * config.train.dis_steps
+    planned = config.augment.final_p
+    progress = progress_of(config, "dis")
+
+    def steer(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
+        control = dict(state.control)
+        if ada and planned:
+            control["ada/p"] = planned * progress(state.step + 1)
+        elif ada:
+            sign = control["ada/sign"] + metrics["dis/sign_real"] / ADA_EVERY
+            due = (state.step + 1) % ADA_EVERY == 0
+            moved = ada_update(
+                control["ada/p"],
+                sign,
+                target=config.augment.target,
+                images_per_update=images * ADA_EVERY,
+                speed_kimg=config.augment.speed_kimg,
+            )
+            control["ada/p"] = jnp.where(due, moved, control["ada/p"])
+            control["ada/sign"] = jnp.where(due, jnp.zeros_like(sign), sign)
+        if "lecam/real" in control:
+            averages = (control["lecam/real"], control["lecam/fake"])
+            averages = lecam_update(averages, metrics["logit/real"], metrics["logit/fake"])
+            control["lecam/real"], control["lecam/fake"] = averages
+        if "path_length/mean" in control:
+            control["path_length/mean"] = metrics["gen/path_length_mean"]
+        if "balance/accuracy" in control:
+            accuracy = control["balance/accuracy"]
+            accuracy = ACCURACY_DECAY * accuracy + (1 - ACCURACY_DECAY) * metrics["dis/accuracy"]
+            control["balance/accuracy"] = accuracy
+            control["rest/dis"] = (accuracy > config.train.balance_high).astype(jnp.float32)
+            control["rest/gen"] = (accuracy < config.train.balance_low).astype(jnp.float32)
+        return control
+
+    return steer
+
+
+def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
+    """(state after the step) → G's averaged variables (Karras et al. 2018; half-life as in StyleGAN2).
+
+    Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors and StyleGAN2's mean
+    style, which is an average already, are G's own, as in the authors' code.
+    """
+    images = config.train.batch_size * config.train.gen_steps
+    half_life, rampup = config.ema.half_life_kimg * 1000, config.ema.rampup
+
+    @jax.named_scope("average")
+    def average(state: GanState) -> Tree:
+        now = state.gen.variables
+        if not half_life:
+            return now
+        seen = state.step.astype(jnp.float32) * images
+        life = jnp.minimum(half_life, rampup * seen) if rampup else jnp.asarray(half_life, jnp.float32)
+        beta = jnp.exp2(-images / jnp.maximum(life, 1e-3))
+
+        def blend(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+            return new if getattr(path[-1], "key", "") == "mean_style" else new + (old - new) * beta
+
+        return {
+            name: value
+            if name == "spectral"
+            else jax.tree_util.tree_map_with_path(blend, state.ema[name], value)
+            for name, value in now.items()
+        }
+
+    return average

@@ -1,0 +1,361 @@
+"""Devices: how many, and how one per-device step becomes one call over all of them, in all processes.
+
+The step is written for one device with an `axis_name`; only this file knows how it is mapped, how many steps
+a call makes, and which backend wants what. Devices are in the order of their processes, so that each process has
+a contiguous share of the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ganjax.models.layers import native
+from ganjax.runtime import allocator as machine
+from ganjax.runtime import processes
+from ganjax.runtime.errors import UserError
+from ganjax.training.state import GanState
+from ganjax.training.step import Batch, Game, Metrics, train_step
+
+AXIS = "devices"
+MIN_IMAGES_PER_CPU_DEVICE = 16
+CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goes first
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, also for what comes from the cache
+MIN_COMPILE_SECONDS = 0.05  # what takes less leaves little behind
+Tree = Any
+Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
+
+
+def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
+    """To be called before JAX touches a device: chooses how many CPU devices there are.
+
+    One per core pays off on CPU as long as each keeps a batch worth having. `PJRT_NPROC` is the size of XLA's thread
+    pool: a thread a core is fastest, since operations are cut into as many parts (docs/performance.md), and safe
+    while no more than two calls are in flight (`IN_FLIGHT` in training.py); with more, their collectives can block
+    all threads. Several processes, and more devices than cores, get a larger one.
+    What was compiled is kept in `~/.cache/ganjax/programs`, up to `CACHE_BYTES` (or in `JAX_COMPILATION_CACHE_DIR`).
+
+    Args:
+      batch_size: images per update over all devices.
+      unit: a device's share must be a multiple of this.
+      devices: asked for, over all processes; 0 chooses.
+
+    Raises:
+      UserError: devices that do not divide among the processes.
+    """
+    count = processes.count()
+    if devices % count:
+        raise UserError(
+            f"parallel.devices={devices} does not divide among {count} processes; use a multiple of {count}."
+        )
+    cores = os.cpu_count() or 1
+    own = devices // count or cpu_devices(batch_size // count, unit, cores)
+    os.environ.setdefault("PJRT_NPROC", str(cores if count == 1 and own <= cores else 16))
+    _keep_compiled()
+    _release_after_compiling()
+    if jax.config.values["jax_num_cpu_devices"] != own:  # it may not be set, not even to the same, later on
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a notebook has used JAX before: its devices stay as they are
+            jax.config.update("jax_num_cpu_devices", own)
+
+
+@functools.cache  # one listener a process
+def _release_after_compiling() -> None:
+    """On CPU gives back to the system, after each compilation, what the compiler held: else it adds to the peak."""
+    if not native.only_cpu() or (release := machine.releaser()) is None:
+        return
+
+    def after(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED and duration_secs > MIN_COMPILE_SECONDS:
+            release()
+
+    jax.monitoring.register_event_duration_secs_listener(after)
+
+
+def _keep_compiled() -> None:
+    """Sets JAX's persistent compilation cache, except where the user has set it.
+
+    The bound goes with a folder of our own: in one that others write without a bound, JAX fails to keep it.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # The many small ones of a start too.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "programs"))
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+
+
+def cpu_devices(batch_size: int, unit: int, cores: int) -> int:
+    """The most devices, up to one a core, that split the batch evenly and keep 16 images or more each."""
+    fitting = (
+        n
+        for n in range(cores, 1, -1)
+        if batch_size % (n * unit) == 0 and batch_size // n >= MIN_IMAGES_PER_CPU_DEVICE
+    )
+    return next(fitting, 1)
+
+
+def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
+    """The devices of a run, as many of each process, in the order of the processes.
+
+    Raises:
+      UserError: fewer devices than wanted, or a batch that does not divide among them.
+    """
+    several = processes.count()
+    available = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if wanted > len(available):
+        where = f"these {several} processes have" if several > 1 else "this machine has"
+        raise UserError(f"parallel.devices={wanted}, and {where} {len(available)} ({available[0].platform}).")
+    count = wanted or len(available)
+    if batch_size % (count * unit):
+        raise UserError(
+            f"train.batch_size={batch_size} does not divide among {count} devices"
+            f"{f' of {several} processes' if several > 1 else ''} in multiples of {unit} "
+            f"(accumulation × packing); use a multiple of {count * unit}, or set --config.parallel.devices."
+        )
+    own = [[device for device in available if device.process_index == i] for i in range(several)]
+    if any(len(devices) < count // several for devices in own):
+        raise UserError(
+            f"expected as many devices in each of {several} processes, came {[len(devices) for devices in own]}."
+        )
+    return [device for devices in own for device in devices[: count // several]]
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of one axis over `devices`."""
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
+    """Every leaf on every device, in buffers of its own, as `pmap` and `shard_map` both take it."""
+    sharding = NamedSharding(make_mesh(devices), PartitionSpec())
+    return jax.tree.map(lambda leaf: place(leaf, sharding), tree)
+
+
+def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """The array, which every process holds whole, on the devices of `sharding`."""
+    host = np.asarray(array)
+    if sharding.is_fully_addressable:
+        return jax.device_put(host, sharding)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def divide(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
+    """Every leaf [devices of this process, …] divided among these devices along its first axis."""
+    sharding = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def resident_budget(devices: Sequence[jax.Device]) -> int:
+    """Bytes of images that may lie on every device and on the host: a quarter of the memory of either.
+
+    A CPU device shares the host's memory, which then holds them once more for each.
+    """
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if devices[0].platform == "cpu":
+        return host // 4 // (1 + len(devices))
+    limits = [(device.memory_stats() or {}).get("bytes_limit", host) for device in devices]
+    return min(host, *limits) // 4
+
+
+def make_update(
+    game: Game,
+    deliver: Callable[[Tree, GanState, jax.Array], Batch],
+    devices: Sequence[jax.Device],
+    *,
+    batch_size: int,
+    mode: str,
+    steps: int,
+    scan: bool,
+    streams: bool = False,
+) -> Update:
+    """The compiled call `(state, data) -> (state, metrics)`: `steps` train steps over all devices.
+
+    State and data are replicated, the state is donated; metrics are means over the steps. Nothing is
+    transferred from the host.
+
+    Args:
+      game, deliver: see `factory.build`.
+      devices: to use.
+      batch_size: images over all devices.
+      mode: `pmap` or `shard_map`; the same program either way. Several processes always get `shard_map`: there
+        `pmap` would copy the state between its local and global form at every call.
+      steps: train steps a call.
+      scan: a loop on the device; otherwise the steps are unrolled (on CPU, where convolutions in a loop crawl).
+      streams: the data are [devices, steps, …], divided among the devices, instead of replicated.
+    """
+    share = batch_size // len(devices)
+
+    def several(state: GanState, data: Tree, device: jax.Array) -> tuple[GanState, Metrics]:
+        def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+            index = device * share + jnp.arange(share, dtype=jnp.int32)
+            return train_step(game, state, deliver(data, state, index))
+
+        return several_steps(one, steps, scan, streams=streams)(state, data)
+
+    numbers = np.arange(len(devices), dtype=np.int32)
+    sharded = place(numbers, NamedSharding(make_mesh(devices), PartitionSpec(AXIS)))
+    mapped = map_over_devices(several, devices, mode, streams)
+    return lambda state, data: mapped(state, data, sharded)
+
+
+def map_over_devices(
+    function: Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]],
+    devices: Sequence[jax.Device],
+    mode: str,
+    streams: bool = False,
+) -> Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]]:
+    """`function(state, data, device number [])` over all devices; the state is replicated and donated.
+
+    Data are replicated too, or, where they are a stream, divided along their first axis.
+    """
+    if mode == "pmap" and processes.count() == 1:
+        return jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=(None, 0 if streams else None, 0),
+            out_axes=None,
+            donate_argnums=0,
+            devices=devices,
+        )
+    return jax.jit(
+        jax.shard_map(
+            lambda state, data, device: function(
+                state, jax.tree.map(lambda x: x[0], data) if streams else data, device[0]
+            ),
+            mesh=make_mesh(devices),
+            in_specs=(
+                PartitionSpec(),
+                PartitionSpec(AXIS) if streams else PartitionSpec(),
+                PartitionSpec(AXIS),
+            ),
+            out_specs=(PartitionSpec(), PartitionSpec()),
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
+
+
+def map_shares(
+    function: Callable[[Tree, Tree], Tree], devices: Sequence[jax.Device]
+) -> Callable[[Tree, Tree], Tree]:
+    """`(variables, rows) -> results`: `function` on each device's share of `rows`, all results in order.
+
+    `variables` are replicated on the devices, `rows` host arrays [N, …] that all processes hold, N a multiple of the
+    devices. Results are host arrays [M, …], the whole of them in every process. The axis is named.
+    """
+    several = processes.count() > 1
+    mesh = make_mesh(devices)
+    shares = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def one(variables: Tree, rows: Tree) -> Tree:
+        result = function(variables, rows)
+        return jax.lax.all_gather(result, AXIS, tiled=True) if several else result
+
+    mapped = jax.jit(
+        jax.shard_map(
+            one,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec() if several else PartitionSpec(AXIS),
+            check_vma=False,
+        )
+    )
+    return lambda variables, rows: jax.device_get(
+        mapped(variables, jax.tree.map(lambda row: place(row, shares), rows))
+    )
+
+
+def make_population_update(
+    game: Game,
+    deliver: Callable[[Tree, GanState, jax.Array], Batch],
+    devices: Sequence[jax.Device],
+    *,
+    batch_size: int,
+    steps: int,
+    scan: bool,
+    several: bool,
+    own_data: bool,
+) -> Update:
+    """The compiled call `(states, data) -> (states, metrics)`: `steps` train steps of many runs side by side.
+
+    Every leaf of `states` but `step` [D] is [D, K, …]: K runs on each of the D devices, or [D, …] without `several`. No
+    run sees another, so nothing is exchanged between devices, and a run's numbers do not depend on its neighbours.
+
+    Args:
+      game, deliver: of one run on one device: its `axis_name` is None.
+      devices: to use; the states say how many runs each gets.
+      batch_size: images of an update of one run.
+      steps, scan: as for `make_update`.
+      several: whether a device has an axis K of runs.
+      own_data: whether each run has data of its own, leaves [D, K, …] too, or all share one copy on each device.
+    """
+    index = np.arange(batch_size, dtype=np.int32)
+
+    def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+        return train_step(game, state, deliver(data, state, jnp.asarray(index)))
+
+    advance = several_steps(one, steps, scan)
+
+    each = 0 if own_data else None
+    if several:  # the step is common, so what is due at every n-th step stays a branch
+        axes: Any = GanState(step=None, gen=0, dis=0, ema=0, control=0, hyper=0)  # type: ignore[arg-type]
+        advance = jax.vmap(advance, in_axes=(axes, each), out_axes=(axes, 0))
+    return jax.pmap(advance, in_axes=(0, each), donate_argnums=0, devices=devices)
+
+
+def several_steps(
+    one: Callable[[GanState, Tree], tuple[GanState, Metrics]],
+    steps: int,
+    scan: bool,
+    *,
+    streams: bool = False,
+) -> Callable[[GanState, Tree], tuple[GanState, Metrics]]:
+    """`one` step made `steps` times, with the mean of the metrics; unrolled, or a loop on the device.
+
+    Of data that `streams` each step has its own, along the first axis.
+    """
+
+    def several(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
+        of_step = (lambda i: jax.tree.map(lambda x: x[i], data)) if streams else lambda i: data
+        if steps == 1:
+            return one(state, of_step(0))
+        if scan:
+            each = lambda s, own: one(s, own if streams else data)
+            state, stacked = jax.lax.scan(each, state, data if streams else None, length=steps)
+            return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
+        rows = []
+        for i in range(steps):
+            state, metrics = one(state, of_step(i))
+            rows.append(metrics)
+        return state, jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / steps, *rows)
+
+    return several
+
+
+def make_generator(
+    apply: Callable[[Tree, jax.Array, jax.Array], Tree], devices: Sequence[jax.Device], share: int
+) -> Callable[[Tree, int, int], Tree]:
+    """`(variables, seed, start) -> images start … start + share·devices - 1`, as host arrays.
+
+    `apply(variables, seed [] uint32, index [share])` makes one device's images; what an image is depends on the seed
+    and its index alone.
+    """
+    mapped = map_shares(lambda given, index: apply(given[0], given[1], index), devices)
+    count = share * len(devices)
+    return lambda variables, seed, start: mapped(
+        (variables, np.uint32(seed)), np.arange(start, start + count, dtype=np.int32)
+    )

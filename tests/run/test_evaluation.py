@@ -1,0 +1,107 @@
+"""Evaluation in training: when, what is logged, and which checkpoints are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from small import points_config, small_dataset
+
+from ganjax.run.evaluation import Evaluator
+from ganjax.run.sample import BEST, checkpoint_folder
+from ganjax.runtime.checkpoint import Checkpointer
+from ganjax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from conftest import RunCli
+
+
+class FakeSampler:
+    seed = 0
+
+
+def evaluator(folder: Path, **options: Any) -> Evaluator:
+    config = points_config(**{"eval__every_kimg": 1.0, "log__every_steps": 10, **options})
+    return Evaluator(config, folder, small_dataset(points=True), FakeSampler(), 30)  # type: ignore[arg-type]
+
+
+def test_due_at_the_first_log_line_after_each_multiple(tmp_path: Path) -> None:
+    """30 images a step, a log line every 300 images, an evaluation every 1,000."""
+    made = evaluator(tmp_path)
+    found = [step for step in range(10, 121, 10) if made.due(step, last=False)]
+    assert found == [40, 70, 100] and made.due(50, last=True)
+    never = evaluator(tmp_path, eval__every_kimg=0.0)
+    assert not never.due(40, last=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"eval__metrics": "fidd"}, "eval.metrics takes some of"),
+        ({"eval__best": "coverage"}, "eval.best='coverage' needs 'prdc'"),
+    ],
+)
+def test_refused_before_anything_is_compiled(options: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        evaluator(tmp_path, **options)
+    evaluator(tmp_path, **options, eval__every_kimg=0.0)
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [("fid", [20, 40]), ("modes", [10, 50])], ids=["low is good", "high is good"]
+)
+def test_the_best_are_kept(best: str, expected: list[int], tmp_path: Path) -> None:
+    values = {10: 9.0, 20: 1.0, 30: 5.0, 40: 2.0, 50: 9.5, 60: float("nan")}
+    for step, value in values.items():  # each in a sitting of its own
+        made = evaluator(tmp_path, eval__best=best, eval__keep_best=2, eval__metrics="fid,modes")
+        made._keep(step, {"w": np.full(3, step, np.float32)}, {best: value})  # type: ignore[arg-type]
+    with Checkpointer(tmp_path / BEST, keep=0) as kept:
+        assert kept.steps() == expected
+        found = kept.restore({"w": np.zeros(3, np.float32)}, expected[0])
+    assert found is not None and found[1]["w"][0] == expected[0] and found[2][best] == values[expected[0]]
+    index = json.loads((tmp_path / BEST / "index.json").read_text())
+    assert index["measure"] == best and sorted(map(int, index["steps"])) == expected
+    assert checkpoint_folder(tmp_path, expected[0]) == tmp_path / BEST
+    assert checkpoint_folder(tmp_path, None) == checkpoint_folder(tmp_path, 30) == tmp_path / "checkpoints"
+
+
+def test_removing_a_step(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path / "x", keep=0) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"w": np.zeros(2, np.float32)}, block=True)
+        checkpoints.remove(1)
+        checkpoints.remove(7)
+        assert checkpoints.steps() == [2] and sorted(p.name for p in (tmp_path / "x").iterdir()) == ["2"]
+
+
+@pytest.mark.slow
+def test_a_run_that_evaluates(run_cli: RunCli, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    options = [
+        "train.steps=60",
+        "log.every_steps=10",
+        "log.sample_every_steps=60",
+        "gen.width=8",
+        "dis.width=8",
+    ]
+    options += ["eval.every_kimg=2.5", "eval.samples=500", "eval.metrics=fid,modes", "eval.keep_best=2"]
+    options += ["parallel.devices=1"]
+    command = [f"--workdir={workdir}", *(f"--config.{option}" for option in options)]
+    done = run_cli("train", "--config=configs/ring.py", *command)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    measured = {row["step"]: row["eval/fid"] for row in rows if "eval/fid" in row}
+    batch = rows[0]["images"] // 10
+    crossed = [s for s in range(10, 61, 10) if s * batch // 2500 > (s - 10) * batch // 2500]
+    assert sorted(measured) == sorted({*crossed, 60}) and len(rows) == 6 and len(measured) >= 2
+    assert {"eval/modes", "eval/kl", "eval/high_quality"} <= rows[-1].keys()
+    for result in json.loads((workdir / "evaluations" / "step_00000060.json").read_text()):
+        assert result["name"] != "fid" or result["low"] < result["value"] < result["high"]
+    with Checkpointer(workdir / BEST, keep=0) as kept:
+        assert kept.steps() == sorted(sorted(measured, key=lambda s: measured[s])[:2])
+    assert json.loads((workdir / "summary.json").read_text())["metrics"]["eval/fid"] == pytest.approx(
+        measured[60], rel=1e-6
+    )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BROWSER, WIDTHS, browser, needs_browser
 from paths import ROOT
-from test_report import BROWSER, WIDTHS, browser, needs_browser
 
 __all__ = ["browser"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from test_models import awake, initialise, inputs_of, pair
+from nets import awake, initialise, inputs_of, pair
 
 from ganjax.models import MODELS, revisions
 from ganjax.models.blocks import add_scale

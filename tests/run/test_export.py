@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from nets import FAMILIES, pair
 from paths import ROOT
 from runs import CONFIGS, make_run
 from safetensors import safe_open
-from test_models import FAMILIES, pair
 
 from ganjax.models import MODELS
 from ganjax.run import export as exporting

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from nets import FAMILIES, pair
 from paths import ROOT
 from runs import make_run
-from test_models import FAMILIES, pair
 
 from ganjax.models import MODELS
 from ganjax.run.export import export, make_generate

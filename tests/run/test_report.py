@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pages
 import pytest
+from browser import WIDTHS, needs_browser
 
 from ganjax.run.report import format as words
 from ganjax.run.report import page, run_data
@@ -19,21 +18,6 @@ from ganjax.run.report.live import LEAST_SECONDS, LivePage
 from ganjax.run.report.run_page import write_compare_page, write_run_page
 from ganjax.runtime.errors import UserError
 from ganjax.study.page import write_study_page
-
-WIDTHS = {"desktop": (1280, 900), "tablet": (768, 1024), "phone": (390, 844)}
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here; on Debian: apt-get install chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Visit:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
-from test_train import ROOT, Runs, last_step, logged, read_state, summary
+from trainings import Runs, last_step, logged, read_state, summary
 
 from ganjax.data.prepare.plan import Options
 from ganjax.data.prepare.run import prepare

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RunCli
-from test_study import STUDY
+from studies import STUDY
 
 
 def kill_a_worker(folder: Path, killed: list[int]) -> None:

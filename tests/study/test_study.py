@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import RunCli
 from small import points_config
+from studies import STUDY
 
 from ganjax.config import to_json
 from ganjax.runtime.checkpoint import Checkpointer
@@ -25,22 +26,6 @@ from ganjax.study.plan import Unit, check_sizes, from_task, in_groups, in_shard,
 from ganjax.study.population import Population, common_step
 from ganjax.study.running import run_group
 from ganjax.training.build import program_of
-
-STUDY = """
-from ganjax.config import load_recipe
-from ganjax.study import Study, Variant
-
-def get_study(arg=""):
-    base = load_recipe("configs/ring.py")
-    for net in (base.gen, base.dis):
-        net.width, net.depth = 16, 1
-    base.monitor.samples = 64
-    variants = [Variant("lr ×4", {"gen.optimizer.learning_rate": 8e-3}, "5", "worse", "too fast")]
-    if arg == "two":
-        variants.append(Variant("hinge", {"loss.name": "hinge"}, "3"))
-    metrics = {"high_quality": "higher"}
-    return Study("small", base, variants, metrics, seeds=(0, 1), kimg=5.12, evaluations=2, samples=200)
-"""
 
 
 def study(**changes: Any) -> Study:

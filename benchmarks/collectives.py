@@ -84,7 +84,7 @@ def lowered(config: Any, recipe: str, share: int) -> tuple[dict[str, float], str
 
     def one(state: Any, data: Any, device: Any) -> Any:
         index = device * share + jnp.arange(share, dtype=jnp.int32)
-        return parallel.train_step(made.game, state, made.deliver(data, state, index))
+        return parallel.train_step(made.gan, state, made.make_batch(data, state.seed, state.step, index))
 
     shapes = made.shapes()
     data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (images, labels))

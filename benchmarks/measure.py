@@ -132,8 +132,8 @@ def start(config: Any, side: int) -> Running:
     scan = scans(config, devices[0])
     per_call = steps_per_call(config, 0, scan)
     update = parallel.make_update(
-        parts.game,
-        parts.deliver,
+        parts.gan,
+        parts.make_batch,
         devices,
         batch_size=config.train.batch_size,
         mode=config.parallel.mode,

@@ -122,14 +122,14 @@ def ours(game: str) -> dict[str, np.ndarray]:
     z = jnp.asarray(rng.normal(size=(BATCH, config.model.latent_dim)), jnp.float32)
 
     def answer(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        made = parts.game.gen.apply(
+        made = parts.gan.gen.net.apply(
             {"params": params["gen"], **state.gen.stats},
             z,
             None,
             train=config.model.name != "stylegan2",
             mutable=["batch_stats"],
         )[0]
-        logits = parts.game.dis.apply({"params": params["dis"], **state.dis.stats}, made, None, train=True)
+        logits = parts.gan.dis.net.apply({"params": params["dis"], **state.dis.stats}, made, None, train=True)
         return jnp.mean(logits), (made, logits)
 
     gradients, (made, logits) = jax.jit(jax.grad(answer, has_aux=True))(tree)

@@ -40,7 +40,7 @@ def compiled_step(config: Any, side: int, devices: Any) -> Any:
 
     def step(state: Any, data: Any, device: Any) -> Any:
         index = device * share + jnp.arange(share, dtype=jnp.int32)
-        return train_step(parts.game, state, parts.deliver(data, state, index))
+        return train_step(parts.gan, state, parts.make_batch(data, state.seed, state.step, index))
 
     mesh = parallel.make_mesh(devices)
     place = lambda tree, spec: jax.tree.map(

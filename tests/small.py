@@ -70,8 +70,8 @@ def run_steps(
     made = build(config, dataset)
     used = jax.devices()[:devices]
     update = parallel.make_update(
-        made.game,
-        made.deliver,
+        made.gan,
+        made.make_batch,
         used,
         batch_size=config.train.batch_size,
         mode=mode,

@@ -13,7 +13,8 @@ from small import points_config, small_config
 
 from ganjax.data import Dataset
 from ganjax.training.build import Build, build, make_hyper, make_initialiser
-from ganjax.training.step import Game, train_step
+from ganjax.training.forward import GAN
+from ganjax.training.step import train_step
 
 # Compilation is most of what these tests take: XLA may leave out what only makes programs fast.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -45,7 +46,7 @@ class Toy:
     """A config's step for the networks above.
 
     Attributes:
-      game, build: of the config, with the toy networks in place of its own.
+      gan, build: of the config, with the toy networks in place of its own.
       first: the first state, with D's weights `weights` and G's image `fake`.
     """
 
@@ -67,8 +68,8 @@ class Toy:
         )
         dataset = Dataset("ring" if points else "digits", reals, None, 0)
         self.build: Build = build(config, dataset, axis_name=None)
-        self.game: Game = dataclasses.replace(self.build.game, gen=ToyGen(fake.shape), dis=ToyDis())
-        state = make_initialiser(config, self.game, dataset, self.build.sides)(make_hyper(config))
+        self.gan: GAN = self.build.gan.with_nets(ToyGen(fake.shape), ToyDis())
+        state = make_initialiser(config, self.gan, dataset, self.build.sides)(make_hyper(config))
         gen, dis = {"image": fake}, {"weights": jnp.asarray(weights, jnp.float32)}
         self.first = dataclasses.replace(
             state,
@@ -80,7 +81,7 @@ class Toy:
         index = jnp.arange(config.train.batch_size, dtype=jnp.int32)
 
         def step(state: Any) -> Any:
-            return train_step(self.game, state, self.build.deliver(data, state, index))
+            return train_step(self.gan, state, self.build.make_batch(data, state.seed, state.step, index))
 
         self._step = jax.jit(step, compiler_options=QUICK)
 

@@ -85,11 +85,11 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
     config, same = configure(data, failure, seed, action)
     setup = prepare(config)
     if same:
-        game = setup.build.game
+        gan = setup.build.gan
         dim = config.model.latent_dim
         latents = lambda keys: jnp.ones((keys.shape[0], dim), jnp.float32)
         setup = dataclasses.replace(
-            setup, build=dataclasses.replace(setup.build, game=dataclasses.replace(game, latents=latents))
+            setup, build=dataclasses.replace(setup.build, gan=dataclasses.replace(gan, latents=latents))
         )
     folder.mkdir(parents=True, exist_ok=True)
     diverged = False

@@ -190,7 +190,7 @@ def check(config: ConfigDict) -> None:
     for option in OPTIONS:
         if option.key not in flat:
             raise UserError(
-                f"Option {option.key} is missing; start a recipe from ganjax.config.recipe.default_config()."
+                f"Option {option.key} is missing; start a recipe from ganjax.config.default_config()."
             )
         _check_value(config, option, flat[option.key])
     check_combinations(flatten(config))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 
-def computed_once(values: jax.Array) -> jax.Array:
-    """The same values [N, …], which what reads them does not compute again.
+def draw_once(values: jax.Array) -> jax.Array:
+    """Returns the same values [N, …], which what reads them does not compute again.
 
     XLA on CPU fuses what is drawn for each image into what is done with each of its pixels, and so draws anew for every
     pixel, also past an `optimization_barrier`. It never fuses a sort: here by place, which leaves everything there.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ganjax.data.lazy import Reader
-from ganjax.data.order import shuffled_indices
+from ganjax.data.order import batch_positions, shuffled_indices
 
 ON_DEVICE = 2  # calls whose data are on the devices already: one that is computed next, one on its way
 
@@ -47,8 +47,8 @@ class Share:
         index = self.process_index * own + np.arange(own).reshape(self.devices, 1, 1, -1)
         steps = step + np.arange(self.steps).reshape(1, -1, 1, 1)
         update = np.arange(self.updates).reshape(1, 1, -1, 1)
-        # As the device counts them, in uint32: see `factory.make_delivery`.
-        return (((steps * self.updates + update) * self.batch_size + index) % 2**32).astype(np.uint32)
+        positions = batch_positions(steps, update, index, self.batch_size, self.updates)
+        return (positions % 2**32).astype(np.uint32)
 
 
 class Feed(Protocol):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
-from ganjax.data.draw_once import computed_once
+from ganjax.data.draw_once import draw_once
+
+Images = tuple[jax.Array, ...]
+"""Images of several scales, lowest resolution first; the last is the sample."""
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -28,7 +33,7 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     Returns:
         [N, H, W, C], dtype kept.
     """
-    flipped = computed_once(jax.vmap(jax.random.bernoulli)(keys))
+    flipped = draw_once(jax.vmap(jax.random.bernoulli)(keys))
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1, :], images)
 
 
@@ -56,3 +61,41 @@ def pyramid(images: jax.Array, scales: int) -> tuple[jax.Array, ...]:
         blocks = levels[0].reshape(count, height // 2, 2, width // 2, 2, channels)
         levels.insert(0, blocks.mean(axis=(2, 4)))
     return tuple(levels)
+
+
+def at_sides(images: jax.Array, sides: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """The images, or points, average pooled to each of `sides`; the last is as it was."""
+    if images.ndim == 2:
+        return (images,)
+    halvings = (sides[-1] // sides[0]).bit_length()
+    return tuple(x for x in pyramid(images, halvings) if x.shape[1] in sides)
+
+
+def pack(images: Images, m: int) -> Images:
+    """Puts neighbours side by side in the last axis: `[N, ..., C] -> [N/m, ..., m·C]` (Lin et al. 2018)."""
+    if m == 1:
+        return images
+
+    def merge(x: jax.Array) -> jax.Array:
+        groups = x.reshape(x.shape[0] // m, m, *x.shape[1:])
+        moved = jnp.moveaxis(groups, 1, -2)
+        return moved.reshape(*moved.shape[:-2], m * x.shape[-1])
+
+    return tuple(merge(x) for x in images)
+
+
+def unpack(images: Images, m: int) -> Images:
+    """Undoes `pack`: `[N/m, ..., m·C] -> [N, ..., C]`."""
+    if m == 1:
+        return images
+
+    def split(x: jax.Array) -> jax.Array:
+        parts = jnp.moveaxis(x.reshape(*x.shape[:-1], m, x.shape[-1] // m), -2, 1)
+        return parts.reshape(-1, *parts.shape[2:])
+
+    return tuple(split(x) for x in images)
+
+
+def concatenate(batches: Sequence[Images]) -> Images:
+    """Joins batches of image tuples one after another, scale by scale."""
+    return tuple(jnp.concatenate(scale) for scale in zip(*batches, strict=True))

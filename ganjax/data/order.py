@@ -21,6 +21,18 @@ ROUNDS = 24
 _GOLDEN = 0x9E3779B9
 
 
+def batch_positions(step: Any, update: Any, index: Any, batch_size: int, updates: int) -> Any:
+    """Returns the places of a batch's images in the endless sequence; it wraps around at 2³², as `uint32` does.
+
+    Args:
+        step, update, index: integers or arrays that broadcast: the train step, the batch within it, and the place in
+            the global batch. uint32 on a device; int64 on the host, where the caller takes the rest by 2³².
+        batch_size: images of a batch over all devices.
+        updates: batches of a step.
+    """
+    return (step * updates + update) * batch_size + index
+
+
 def shuffled_indices(positions: Any, size: int, seed: Any, *, xp: ModuleType = jnp) -> Any:
     """Which image stands at each position of an endless sequence of shuffled epochs.
 

@@ -17,17 +17,18 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ganjax.data.augment.noise import normal_like
+from ganjax.data.images import Images
+from ganjax.losses.objective import Dis, LossInputs, Term
+from ganjax.runtime.keys import purpose_keys
 
-Images = tuple[Array, ...]
-Dis = Callable[[Images], Array]
+PENALTY = 1  # folded into the keys of the terms for what a penalty draws
 
 
 def _mean_over_scales(values: Images) -> Array:
@@ -178,99 +179,37 @@ def consistency(logits: Array, augmented_logits: Array) -> Array:
     return jnp.square(logits - augmented_logits)
 
 
-class PenaltyFn(Protocol):
-    """A penalty in the one shape that the step knows.
-
-    `keys` are [N] PRNG keys, one an image; `fake_dis` is D on the fakes where that is another function than on reals.
-    """
-
-    def __call__(
-        self,
-        dis: Dis,
-        reals: Images,
-        fakes: Images,
-        keys: Array,
-        *,
-        fake_dis: Dis | None = None,
-        axis_name: str | None = None,
-    ) -> Array: ...
+def _uniform(keys: Array) -> Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
 
 
-def _r1(dis: Dis, reals: Images, fakes: Images, keys: Array, **options: Any) -> Array:
-    del fakes, keys, options
-    return r1(dis, reals)
+def _r1(r: LossInputs) -> Array:
+    return r1(r.plain_reals.dis, r.plain_reals.images)
 
 
-def _r2(
-    dis: Dis, reals: Images, fakes: Images, keys: Array, *, fake_dis: Dis | None = None, **options: Any
-) -> Array:
-    del reals, keys, options
-    return r2(fake_dis or dis, fakes)
+def _r2(r: LossInputs) -> Array:
+    return r2(r.plain_fakes.dis, r.plain_fakes.images)
 
 
-def _r1_r2(dis: Dis, reals: Images, fakes: Images, keys: Array, **options: Any) -> Array:
-    return _r1(dis, reals, fakes, keys) + _r2(dis, reals, fakes, keys, **options)
+def _wgan_gp(r: LossInputs, *, one_sided: bool = False) -> Array:
+    return wgan_gp(r.dis, r.reals, r.fakes, _uniform(purpose_keys(r.keys, PENALTY)), one_sided=one_sided)
 
 
-def _wgan_gp(
-    dis: Dis,
-    reals: Images,
-    fakes: Images,
-    keys: Array,
-    *,
-    one_sided: bool = False,
-    **options: Any,
-) -> Array:
-    del options
-    alphas = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
-    return wgan_gp(dis, reals, fakes, alphas, one_sided=one_sided)
+def _dragan(r: LossInputs) -> Array:
+    noise = normal_like(purpose_keys(r.keys, PENALTY), r.reals)
+    return dragan(r.dis, r.reals, noise, axis_name=r.axis_name)
 
 
-def _dragan(
-    dis: Dis, reals: Images, fakes: Images, keys: Array, *, axis_name: str | None = None, **options: Any
-) -> Array:
-    del fakes, options
-    return dragan(dis, reals, normal_like(keys, reals), axis_name=axis_name)
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """A gradient penalty, and what a config has to know.
-
-    Attributes:
-      fn: `(dis, reals, fakes, keys, *, fake_dis=None, axis_name=None) -> [N]`.
-      source: the paper.
-      before_transforms: whether it differentiates through augmentation and noise to the images before them, as the
-        code of StyleGAN2-ADA and R3GAN does, else at D's own inputs: WGAN-GP and DRAGAN ask for a Lipschitz constant of
-        D, at points between or around what it is shown, which are the augmentation of no one image.
-      forbids_batch_norm: in D.
-    """
-
-    fn: PenaltyFn
-    source: str
-    before_transforms: bool = False
-    forbids_batch_norm: bool = True
-
-    def __call__(
-        self,
-        dis: Dis,
-        reals: Images,
-        fakes: Images,
-        keys: Array,
-        *,
-        fake_dis: Dis | None = None,
-        axis_name: str | None = None,
-    ) -> Array:
-        return self.fn(dis, reals, fakes, keys, fake_dis=fake_dis, axis_name=axis_name)
-
-
-PENALTIES: dict[str, Penalty] = {
-    "r1": Penalty(_r1, "Mescheder et al. 2018", before_transforms=True),
-    "r2": Penalty(_r2, "Mescheder et al. 2018", before_transforms=True),
-    "r1_r2": Penalty(_r1_r2, "Huang et al. 2024 (R3GAN)", before_transforms=True),
-    "wgan_gp": Penalty(_wgan_gp, "Gulrajani et al. 2017"),
-    "wgan_gp_one_sided": Penalty(functools.partial(_wgan_gp, one_sided=True), "Petzka et al. 2018 (WGAN-LP)"),
-    "dragan": Penalty(_dragan, "Kodali et al. 2017"),
+# R1 and R2 differentiate through augmentation and noise to the images before them, as the code of StyleGAN2-ADA and
+# R3GAN does. The others take D's own inputs: they ask for a Lipschitz constant of D at points between or around what it
+# is shown, which are the augmentation of no one image. None allows batch normalisation in D (`config/rules.py`).
+PENALTIES: dict[str, Term] = {
+    "r1": _r1,  # Mescheder et al. 2018
+    "r2": _r2,  # Mescheder et al. 2018
+    "r1_r2": lambda r: _r1(r) + _r2(r),  # Huang et al. 2024 (R3GAN)
+    "wgan_gp": _wgan_gp,  # Gulrajani et al. 2017
+    "wgan_gp_one_sided": functools.partial(_wgan_gp, one_sided=True),  # Petzka et al. 2018 (WGAN-LP)
+    "dragan": _dragan,  # Kodali et al. 2017
 }
 
 

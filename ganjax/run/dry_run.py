@@ -19,8 +19,9 @@ from ganjax.models.layers.equalized import EqualConv, EqualDense
 from ganjax.models.stylegan2 import ModulatedConv
 from ganjax.run.setup import Setup
 from ganjax.training.build import batches_per_step
+from ganjax.training.forward import GAN
 from ganjax.training.state import GanState, NetState, count_parameters
-from ganjax.training.step import Game, train_step
+from ganjax.training.step import train_step
 
 # Layers whose outputs count as activations.
 LAYERS = (plain.Dense, plain.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
@@ -39,10 +40,10 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     Of XLA's operations alone: it cannot count what native kernels do, which make fewer products, nor on a GPU what
     cuDNN's convolutions do.
     """
-    game, one, state, shapes = step_alone(config, setup)
+    gan, one, state, shapes = step_alone(config, setup)
     with native.portable():
         compiled = jax.jit(one, donate_argnums=0).lower(state, shapes).compile()
-        networks = network_costs(game, state, config.model.latent_dim)
+        networks = network_costs(gan, state, config.model.latent_dim)
     memory = compiled.memory_analysis()
     result: dict[str, Any] = {
         "parameters": {name: costs["parameters"] for name, costs in networks.items()},
@@ -60,41 +61,39 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     return result
 
 
-def step_alone(config: ConfigDict, setup: Setup) -> tuple[Game, Callable[..., Any], GanState, Any]:
-    """The game as one device plays it, without mapping; its step, (state, data) → (state, metrics); their shapes."""
-    game = dataclasses.replace(
-        setup.build.game,
-        gen=setup.build.game.gen.clone(axis_name=None),
-        dis=setup.build.game.dis.clone(axis_name=None),
-        axis_name=None,
-    )
+def step_alone(config: ConfigDict, setup: Setup) -> tuple[GAN, Callable[..., Any], GanState, Any]:
+    """Returns the GAN of one device, without mapping; its step, (state, data) → (state, metrics); their shapes."""
+    given = setup.build.gan
+    gen, dis = (player.net.clone(axis_name=None) for player in (given.gen, given.dis))
+    gan = dataclasses.replace(given.with_nets(gen, dis), axis_name=None)
     share = config.train.batch_size // len(setup.devices)
 
     def one(state: GanState, data: Any) -> Any:
-        return train_step(game, state, setup.build.deliver(data, state, jnp.arange(share, dtype=jnp.int32)))
+        index = jnp.arange(share, dtype=jnp.int32)
+        return train_step(gan, state, setup.build.make_batch(data, state.seed, state.step, index))
 
     state = setup.build.shapes()
     lead = (batches_per_step(config), share) if setup.dataset.streams else (len(setup.dataset),)
     data = (setup.dataset.images, setup.dataset.labels)
     shapes = tuple(None if x is None else jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for x in data)
-    return game, one, state, shapes
+    return gan, one, state, shapes
 
 
-def network_costs(game: Game, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:
+def network_costs(gan: GAN, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:
     """For `gen` and `dis`: parameters, and FLOPs and bytes of activations of one forward pass, a sample.
 
     Activations are the outputs of `LAYERS`, most of what a backward pass without rematerialisation keeps. With
     packing, D's are those of one packed sample. Nothing is compiled.
     """
-    latents = jax.ShapeDtypeStruct((game.packing, latent_dim), jnp.float32)
-    fakes = jax.eval_shape(lambda s, z: _forward(game.gen, s, z)[0], state.gen, latents)
+    latents = jax.ShapeDtypeStruct((gan.packing, latent_dim), jnp.float32)
+    fakes = jax.eval_shape(lambda s, z: _forward(gan.gen.net, s, z)[0], state.gen, latents)
     packed = tuple(
-        jax.ShapeDtypeStruct((1, *x.shape[1:-1], x.shape[-1] * game.packing), x.dtype) for x in fakes
+        jax.ShapeDtypeStruct((1, *x.shape[1:-1], x.shape[-1] * gan.packing), x.dtype) for x in fakes
     )
     single = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
     return {
-        "gen": _network_cost(lambda s, z: _forward(game.gen, s, z), state.gen, single),
-        "dis": _network_cost(lambda s, x: _forward(game.dis, s, x), state.dis, packed),
+        "gen": _network_cost(lambda s, z: _forward(gan.gen.net, s, z), state.gen, single),
+        "dis": _network_cost(lambda s, x: _forward(gan.dis.net, s, x), state.dis, packed),
     }
 
 

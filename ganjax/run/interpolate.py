@@ -164,18 +164,18 @@ class Painter:
         self._draw = make_latents(model.latent_dim, model.latent_distribution, 1.0 if styled else truncation)
         self._straight = model.latent_distribution == "uniform"  # the arc would leave the cube
         self._styled = styled
-        self.layers: int = run.build.game.gen.style_shape[0] if styled else 0  # type: ignore[attr-defined]
+        self.layers: int = run.build.gan.gen.net.style_shape[0] if styled else 0  # type: ignore[attr-defined]
         self._paint, self._map = jax.jit(self._apply), jax.jit(self._styles)
 
     def _apply(self, variables: Any, latents: jax.Array, labels: Any, offsets: Any) -> jax.Array:
         styles = {"truncation": self._truncation, "style_offsets": offsets} if self._styled else {}
-        scales: Any = self._run.build.game.gen.apply(variables, latents, labels, train=False, **styles)
+        scales: Any = self._run.build.gan.gen.net.apply(variables, latents, labels, train=False, **styles)
         return to_uint8(scales[-1])
 
     def images(self, latents: np.ndarray, labels: np.ndarray | None, offsets: Any = None) -> np.ndarray:
         """latents [N, Z], labels [N] or None, offsets [N, layers, W] of the styles → uint8 [N, H, W, C]."""
         if self._styled and offsets is None:
-            offsets = np.zeros((len(latents), *self._run.build.game.gen.style_shape), np.float32)  # type: ignore[attr-defined]
+            offsets = np.zeros((len(latents), *self._run.build.gan.gen.net.style_shape), np.float32)  # type: ignore[attr-defined]
         parts = []
         for start in range(0, len(latents), CHUNK):
             some: Any = [None if x is None else x[start : start + CHUNK] for x in (latents, labels, offsets)]
@@ -197,7 +197,7 @@ class Painter:
         """What G's mapping makes of latents, [n, W], before truncation; compiled, nothing else of G is left."""
         from ganjax.models.stylegan2 import Mapping
 
-        _, seen = self._run.build.game.gen.apply(
+        _, seen = self._run.build.gan.gen.net.apply(
             variables,
             latents,
             labels,

@@ -130,8 +130,8 @@ class Loop:
     def update(self) -> parallel.Update:
         """`calls` steps over all devices."""
         return parallel.make_update(
-            self.build.game,
-            self.build.deliver,
+            self.build.gan,
+            self.build.make_batch,
             self.setup.devices,
             batch_size=self.config.train.batch_size,
             mode=self.config.parallel.mode,

@@ -85,7 +85,7 @@ def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> P
     if twin is not None:
         return twin.with_data(*data)
     spread = functools.partial(parallel.map_shares, devices=setup.devices)
-    return Probe(build.game, spread, len(setup.devices), wanted, *data, similarity_of(dataset))
+    return Probe(build.gan, spread, len(setup.devices), wanted, *data, similarity_of(dataset))
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:

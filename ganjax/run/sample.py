@@ -81,7 +81,7 @@ class Sampler:
         key = jax.random.fold_in(jax.random.key(seed), SAMPLING)
         latents = self._latents(fold_each(key, index))
         labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
-        scales: Any = self._build.game.gen.apply(variables, latents, labels, train=False, **self._styles)
+        scales: Any = self._build.gan.gen.net.apply(variables, latents, labels, train=False, **self._styles)
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:

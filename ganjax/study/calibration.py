@@ -60,8 +60,8 @@ def steps_per_second(run: RunSpec, devices: Sequence[jax.Device], size: int) -> 
     scan = scans(config, devices[0])
     steps = min(config.log.every_steps, 50) if scan else 1
     update = parallel.make_population_update(
-        made.game,
-        made.deliver,
+        made.gan,
+        made.make_batch,
         devices,
         batch_size=config.train.batch_size,
         steps=steps,

@@ -79,8 +79,8 @@ class Population:
         self._moved: dict[str, jax.Array] = {}
         self._own_data = loop.config.data.name in MIXTURES
         self._update = parallel.make_population_update(
-            loop.build.game,
-            loop.build.deliver,
+            loop.build.gan,
+            loop.build.make_batch,
             self._devices,
             batch_size=loop.config.train.batch_size,
             steps=loop.calls,

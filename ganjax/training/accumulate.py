@@ -15,10 +15,10 @@ Metrics = dict[str, jax.Array]
 Tree = Any
 
 
-def accumulated(
-    loss: Callable[..., Any], net: NetState, batch: tuple[Any, ...], parts: int
+def accumulate(
+    loss: Callable[..., Any], net: NetState, inputs: Tree, parts: int
 ) -> tuple[Any, Tree, Metrics]:
-    """Gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
+    """Returns gradients, statistics and metrics of `loss`, the mean over `parts` equal parts of the batch.
 
     Spectral vectors move with the first part only, as they would in one pass over the whole batch.
     """
@@ -26,20 +26,20 @@ def accumulated(
     stats: Tree = net.stats
     sums: Any = None
     for i in range(parts):
-        grads, (stats, metrics) = gradient(net.params, stats, part_of(batch, i, parts), move=i == 0)
+        grads, (stats, metrics) = gradient(net.params, stats, part_of(inputs, i, parts), update_stats=i == 0)
         sums = (grads, metrics) if sums is None else jax.tree.map(jnp.add, sums, (grads, metrics))
     grads, metrics = sums if parts == 1 else jax.tree.map(lambda x: x / parts, sums)
     return grads, stats, metrics
 
 
-def part_of(batch: Tree, i: int, parts: int) -> Tree:
-    """The `i`-th of `parts` equal parts of every array of `batch`."""
+def part_of(inputs: Tree, i: int, parts: int) -> Tree:
+    """Returns the `i`-th of `parts` equal parts of every array of `inputs`."""
 
     def cut(x: jax.Array) -> jax.Array:
         size = x.shape[0] // parts
         return x[i * size : (i + 1) * size]
 
-    return batch if parts == 1 else jax.tree.map(cut, batch)
+    return inputs if parts == 1 else jax.tree.map(cut, inputs)
 
 
 def mean_over_devices(

@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 
 from ganjax.config.recipe import flatten
 from ganjax.data import Dataset
-from ganjax.data.draw_once import computed_once
-from ganjax.data.images import pyramid, random_flip, to_float
-from ganjax.data.order import shuffled_indices
+from ganjax.data.delivery import MakeBatch, make_delivery
+from ganjax.data.images import at_sides
 from ganjax.losses import penalties
 from ganjax.models import MODELS
 from ganjax.models.base import Spec
@@ -25,11 +24,11 @@ from ganjax.models.layers import native
 from ganjax.models.layers.layers import DISCRIMINATION_GROUP
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.keys import fold_each
-from ganjax.training.control import initial_control, make_average, make_steer, make_transform
+from ganjax.training.control import initial_control, make_average, make_control_update, make_transform
+from ganjax.training.forward import GAN, Player, dis_forward, gen_forward
 from ganjax.training.optim import Optimizer, make_chain, make_schedule
 from ganjax.training.schedules import make_beta2
 from ganjax.training.state import GanState, NetState, copy_tree
-from ganjax.training.step import Batch, Game
 from ganjax.training.terms import dis_objective, gen_objective
 
 Tree = Any
@@ -42,22 +41,22 @@ class Build:
     """A config made ready to run.
 
     Attributes:
-      game: the static part of the step.
+      gan: the static part of the step.
       init: () → the first state.
       initialise: `make_hyper` of a config that shares this program → its first state.
       shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
-      deliver: (data, state, index [n]) → one device's batch from resident data, or from its part of a stream.
+      make_batch: (data, seed, step, index [n]) → one device's batch from resident data, or from its part of a stream.
       sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
       images_per_step: real images that D sees in a step.
       classes: that the networks are told; 0 for none.
       truncates: whether G itself truncates (its styles); else the latent vectors are truncated.
     """
 
-    game: Game
+    gan: GAN
     init: Callable[[], GanState]
     initialise: Callable[[dict[str, jax.Array]], GanState]
     shapes: Callable[[], GanState]
-    deliver: Callable[[Tree, GanState, jax.Array], Batch]
+    make_batch: MakeBatch
     sides: tuple[int, ...]
     images_per_step: int
     classes: int
@@ -76,37 +75,38 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
     """
     sides = image_sides(config, dataset)
     gen, dis = make_networks(config, dataset, axis_name)
-    game = Game(
-        gen=gen,
-        dis=dis,
-        gen_optimizer=make_optimizer(config, "gen"),
-        dis_optimizer=make_optimizer(config, "dis"),
-        gen_objective=gen_objective(config),
-        dis_objective=dis_objective(config),
+    gen_steps, dis_steps = config.train.gen_steps, config.train.dis_steps
+    gan = GAN(
+        gen=Player("gen", gen, make_optimizer(config, "gen"), gen_objective(config), gen_forward, gen_steps),
+        dis=Player("dis", dis, make_optimizer(config, "dis"), dis_objective(config), dis_forward, dis_steps),
         latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
         transform=make_transform(config),
-        steer=make_steer(config),
+        update_control=make_control_update(config),
         average=make_average(config),
-        dis_steps=config.train.dis_steps,
-        gen_steps=config.train.gen_steps,
         rolled=loops_pay(config),
         accumulate=config.train.accumulate,
         packing=config.dis.packing,
         joint=config.dis.norm != "batch",
         group=compared_together(config),
         fresh_reals=config.train.fresh_reals,
-        simultaneous=config.train.shared_forward,
+        shared_forward=config.train.shared_forward,
         axis_name=axis_name,
     )
-    initialise = make_initialiser(config, game, dataset, sides)
+    initialise = make_initialiser(config, gan, dataset, sides)
     return Build(
-        game=game,
+        gan=gan,
         init=lambda: initialise(make_hyper(config)),
         initialise=initialise,
         shapes=lambda: jax.eval_shape(
-            lambda: make_initialiser(config, game, dataset, sides, abstract=True)(make_hyper(config))
+            lambda: make_initialiser(config, gan, dataset, sides, abstract=True)(make_hyper(config))
         ),
-        deliver=make_delivery(config, dataset, sides),
+        make_batch=make_delivery(
+            dataset,
+            sides,
+            batch_size=config.train.batch_size,
+            updates=batches_per_step(config),
+            flip=config.data.flip,
+        ),
         sides=sides,
         images_per_step=config.train.batch_size * config.train.dis_steps,
         classes=count_classes(config, dataset),
@@ -141,14 +141,6 @@ def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
             "--config.model.msg=none."
         )
     return (*chosen, height)
-
-
-def at_sides(images: jax.Array, sides: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """The images, or points, average pooled to each of `sides`; the last is as it was."""
-    if images.ndim == 2:
-        return (images,)
-    halvings = (sides[-1] // sides[0]).bit_length()
-    return tuple(x for x in pyramid(images, halvings) if x.shape[1] in sides)
 
 
 def count_classes(config: ConfigDict, dataset: Dataset) -> int:
@@ -286,27 +278,27 @@ def program_of(config: ConfigDict) -> str:
 
 
 def make_initialiser(
-    config: ConfigDict, game: Game, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
+    config: ConfigDict, gan: GAN, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
 ) -> Callable[[dict[str, jax.Array]], GanState]:
     """`hyper` → the first state of a run, on the default device; `abstract` where only its shapes are traced."""
 
     def networks(seed: jax.Array) -> tuple[Tree, Tree]:
         key = jax.random.key(seed)
         gen_key, dis_key, latent_key = jax.random.split(key, 3)
-        latents = game.latents(fold_each(latent_key, jnp.arange(4 * game.packing)))
+        latents = gan.latents(fold_each(latent_key, jnp.arange(4 * gan.packing)))
         labels = jnp.zeros(len(latents), jnp.int32)
-        gen = game.gen.init(gen_key, latents, labels, train=True)
-        shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * game.packing)
+        gen = gan.gen.net.init(gen_key, latents, labels, train=True)
+        shape = (4, *dataset.images.shape[1:-1], dataset.images.shape[-1] * gan.packing)
         images = at_sides(jnp.zeros(shape, jnp.float32), sides)
-        dis = game.dis.init(dis_key, images, labels[:4], train=True)
+        dis = gan.dis.net.init(dis_key, images, labels[:4], train=True)
         return gen, {name: value for name, value in dis.items() if name != "intermediates"}
 
     # Run once, so the compiler need not optimise: on CPU that halves the time to the first step.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     make = networks if abstract else jax.jit(networks, compiler_options=fast)
     starts = {
-        "gen": jax.jit(game.gen_optimizer.tx.init),
-        "dis": jax.jit(game.dis_optimizer.tx.init),
+        "gen": jax.jit(gan.gen.optimizer.tx.init),
+        "dis": jax.jit(gan.dis.optimizer.tx.init),
     }
 
     def initialise(hyper: dict[str, jax.Array]) -> GanState:
@@ -321,40 +313,3 @@ def make_initialiser(
         return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
 
     return initialise
-
-
-def make_delivery(
-    config: ConfigDict, dataset: Dataset, sides: tuple[int, ...]
-) -> Callable[[Tree, GanState, jax.Array], Batch]:
-    """Batches from data that lies on the device: uint8 images or float points, indexed there.
-
-    Each epoch is a permutation of its own, a pure function of (seed, position). Of a dataset that streams, the data
-    are this step's and device's own, chosen on the host by the same function: images [updates, n, H, W, C], labels.
-    """
-    size, batch, updates = len(dataset.images), config.train.batch_size, batches_per_step(config)
-    scale = 1.0 / dataset.scale
-
-    def deliver(data: Tree, state: GanState, index: jax.Array) -> Batch:
-        images, labels = data
-        update = jnp.arange(updates, dtype=jnp.uint32)[:, None]
-        start = (state.step.astype(jnp.uint32) * updates + update) * batch
-        positions = (start + index.astype(jnp.uint32)[None, :]).reshape(-1)
-        if dataset.streams:
-            reals = images.reshape(-1, *images.shape[2:])
-            labels = None if labels is None else labels.reshape(-1)
-        else:
-            chosen = computed_once(shuffled_indices(positions, size, state.hyper["seed"]))
-            reals = jnp.take(images, chosen, axis=0)
-            labels = None if labels is None else jnp.take(labels, chosen)
-        reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale
-        if config.data.flip:
-            key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), 2**31 - 1)
-            reals = random_flip(fold_each(key, positions), reals)
-        split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
-        return Batch(
-            reals=tuple(split(x) for x in at_sides(reals, sides)),
-            labels=None if labels is None else split(labels),
-            index=index,
-        )
-
-    return deliver

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ganjax.data.augment import NOISE_SCHEDULES, ada_augment, ada_update, diff_augment, instance_noise
-from ganjax.losses.objective import Images
+from ganjax.data.augment import NOISE_SCHEDULES, ada_update, transform
+from ganjax.data.images import Images
 from ganjax.losses.penalties import lecam_update
-from ganjax.runtime.keys import purpose_keys
 from ganjax.training.schedules import progress_of
 from ganjax.training.state import GanState
 
@@ -22,14 +21,15 @@ ADA_EVERY = 4  # steps between two moves of ADA's p (Karras et al. 2020)
 ACCURACY_DECAY = 0.9  # of D's running accuracy, which the adaptive balance reads
 
 
-def _policy(config: ConfigDict) -> tuple[str, ...]:
+def policy_of(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the parts of `augment.policy`."""
     return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
 
 
 def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
-    """The control values that the config's techniques need, at their start."""
+    """Returns the control values that the config's techniques need, at their start."""
     start: dict[str, float] = {}
-    if "ada" in _policy(config):
+    if "ada" in policy_of(config):
         start |= {"ada/p": 0.0, "ada/sign": 0.0}
     if config.penalty.lecam:
         start |= {"lecam/real": 0.0, "lecam/fake": 0.0}
@@ -42,44 +42,37 @@ def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
 
 
 def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState], Images]:
-    """Augmentation, then noise, of D's inputs; the same for reals and fakes, in D's and G's updates."""
-    policy = _policy(config)
-    color_share = config.augment.color_share
+    """Returns `data.augment.transform` of D's inputs at the strengths that the state of the run gives."""
+    policy = policy_of(config)
     noisy, schedule = config.noise.std > 0, config.noise.schedule
     noise_steps = max(1.0, config.noise.end * config.train.steps)
 
-    def transform(keys: jax.Array, images: Images, state: GanState) -> Images:
-        if "ada" in policy:
-            images = ada_augment(
-                purpose_keys(keys, 0),
-                images,
-                state.control["ada/p"],
-                color_share=color_share,
-                cutout="cutout" in policy,
-            )
-        elif policy:
-            images = diff_augment(purpose_keys(keys, 0), images, policy)
-        if noisy:
-            if schedule == "ada":
-                level = jnp.minimum(state.control["ada/p"], 1.0)
-            else:
-                level = NOISE_SCHEDULES[schedule](
-                    jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0)
-                )
-            images = instance_noise(purpose_keys(keys, 1), images, state.hyper["noise/std"] * level)
-        return images
+    def noise_level(state: GanState) -> jax.Array:
+        if schedule == "ada":
+            return jnp.minimum(state.control["ada/p"], 1.0)
+        return NOISE_SCHEDULES[schedule](jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0))
 
-    return transform
+    def of_state(keys: jax.Array, images: Images, state: GanState) -> Images:
+        return transform(
+            keys,
+            images,
+            policy,
+            p=state.control.get("ada/p"),
+            color_share=config.augment.color_share,
+            noise_std=state.hyper["noise/std"] * noise_level(state) if noisy else None,
+        )
+
+    return of_state
 
 
-def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
-    """(state, metrics of this step) → the control values of the next step."""
-    ada = "ada" in _policy(config)
+def make_control_update(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
+    """Returns the function (state, metrics of this step) → the control values of the next step."""
+    ada = "ada" in policy_of(config)
     images = config.train.batch_size * config.train.dis_steps
     planned = config.augment.final_p
     progress = progress_of(config, "dis")
 
-    def steer(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
+    def update_control(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
         control = dict(state.control)
         if ada and planned:
             control["ada/p"] = planned * progress(state.step + 1)
@@ -109,11 +102,11 @@ def make_steer(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, ja
             control["rest/gen"] = (accuracy < config.train.balance_low).astype(jnp.float32)
         return control
 
-    return steer
+    return update_control
 
 
 def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
-    """(state after the step) → G's averaged variables (Karras et al. 2018; half-life as in StyleGAN2).
+    """Returns the function state after the step → G's averaged variables (Karras et al. 2018; StyleGAN2's half-life).
 
     Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors and StyleGAN2's mean
     style, which is an average already, are G's own, as in the authors' code.

@@ -1,17 +1,25 @@
-"""Whether a run has diverged, as its state says."""
+"""Divergence: the first step with a loss or gradient that is not finite, noted in the state and read from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from ganjax.runtime.errors import DivergedError
 from ganjax.training.state import GanState
 
 
+def update_fault(state: GanState, name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns `control` with the first step at which this network's loss or gradient was not finite."""
+    fine = jnp.isfinite(metrics[f"loss/{name}"]) & jnp.isfinite(metrics[f"grad_norm/{name}"])
+    before = state.control[f"fault/{name}"]
+    return {**state.control, f"fault/{name}": jnp.where(fine | (before >= 0), before, state.step)}
+
+
 def faults_of(state: GanState) -> dict[str, int]:
-    """The first step at which the loss or gradient of `dis` or `gen` was not finite, where it ever was not."""
+    """Returns the first step at which the loss or gradient of `dis` or `gen` was not finite, where it ever was not."""
     control = jax.device_get({name: state.control[name] for name in ("fault/dis", "fault/gen")})
     return {name.split("/")[1]: int(step) for name, step in control.items() if step >= 0}
 

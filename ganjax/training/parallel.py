@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ganjax.data.delivery import MakeBatch
 from ganjax.models.layers import native
 from ganjax.runtime import allocator as machine
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
+from ganjax.training.forward import GAN, Metrics
 from ganjax.training.state import GanState
-from ganjax.training.step import Batch, Game, Metrics, train_step
+from ganjax.training.step import train_step
 
 AXIS = "devices"
 MIN_IMAGES_PER_CPU_DEVICE = 16
@@ -172,8 +174,8 @@ def resident_budget(devices: Sequence[jax.Device]) -> int:
 
 
 def make_update(
-    game: Game,
-    deliver: Callable[[Tree, GanState, jax.Array], Batch],
+    gan: GAN,
+    make_batch: MakeBatch,
     devices: Sequence[jax.Device],
     *,
     batch_size: int,
@@ -188,7 +190,7 @@ def make_update(
     transferred from the host.
 
     Args:
-      game, deliver: see `factory.build`.
+      gan, make_batch: see `training.build`.
       devices: to use.
       batch_size: images over all devices.
       mode: `pmap` or `shard_map`; the same program either way. Several processes always get `shard_map`: there
@@ -202,7 +204,7 @@ def make_update(
     def several(state: GanState, data: Tree, device: jax.Array) -> tuple[GanState, Metrics]:
         def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
             index = device * share + jnp.arange(share, dtype=jnp.int32)
-            return train_step(game, state, deliver(data, state, index))
+            return train_step(gan, state, make_batch(data, state.seed, state.step, index))
 
         return several_steps(one, steps, scan, streams=streams)(state, data)
 
@@ -280,8 +282,8 @@ def map_shares(
 
 
 def make_population_update(
-    game: Game,
-    deliver: Callable[[Tree, GanState, jax.Array], Batch],
+    gan: GAN,
+    make_batch: MakeBatch,
     devices: Sequence[jax.Device],
     *,
     batch_size: int,
@@ -296,7 +298,7 @@ def make_population_update(
     run sees another, so nothing is exchanged between devices, and a run's numbers do not depend on its neighbours.
 
     Args:
-      game, deliver: of one run on one device: its `axis_name` is None.
+      gan, make_batch: of one run on one device: its `axis_name` is None.
       devices: to use; the states say how many runs each gets.
       batch_size: images of an update of one run.
       steps, scan: as for `make_update`.
@@ -306,7 +308,7 @@ def make_population_update(
     index = np.arange(batch_size, dtype=np.int32)
 
     def one(state: GanState, data: Tree) -> tuple[GanState, Metrics]:
-        return train_step(game, state, deliver(data, state, jnp.asarray(index)))
+        return train_step(gan, state, make_batch(data, state.seed, state.step, jnp.asarray(index)))
 
     advance = several_steps(one, steps, scan)
 

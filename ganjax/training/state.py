@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ class GanState:
       step: [] int32, generator updates done. No key is stored: it is `fold_in(seed, step)`.
       gen, dis: the two networks.
       ema: averaged variables of G: `params` and `batch_stats`; `spectral` as G's own.
-      control: what steers the game across steps (ADA's p, LeCam's averages, D's accuracy), float32 scalars,
+      control: what techniques carry from step to step (ADA's p, LeCam's averages, D's accuracy), float32 scalars,
         and `fault/dis`, `fault/gen`: int32, the first step with a non-finite loss or gradient, or -1.
       hyper: float32 scalars and the uint32 `seed`; traced, so that runs which differ here share a program.
     """
@@ -45,6 +46,19 @@ class GanState:
     ema: Tree
     control: dict[str, jax.Array]
     hyper: dict[str, jax.Array]
+
+    @property
+    def seed(self) -> jax.Array:
+        """[] uint32, of which every key is made."""
+        return self.hyper["seed"]
+
+    def net(self, name: str) -> NetState:
+        """Returns the network `gen` or `dis`."""
+        return {"gen": self.gen, "dis": self.dis}[name]
+
+    def with_net(self, name: str, net: NetState) -> GanState:
+        """Returns the state with another `gen` or `dis`."""
+        return dataclasses.replace(self, **{name: net})
 
 
 def copy_tree(tree: Tree) -> Tree:

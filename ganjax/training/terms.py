@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ganjax.data.augment import diff_augment
 from ganjax.losses.adversarial import LOSSES, flip_labels, scaled
-from ganjax.losses.objective import Objective, Round, Term, Value, values_of
+from ganjax.losses.objective import LossInputs, Objective, Term, Value, values_of
 from ganjax.losses.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
 from ganjax.runtime.keys import purpose_keys
 from ganjax.training.schedules import progress_of
@@ -30,7 +30,7 @@ def dis_objective(config: ConfigDict) -> Objective:
 
     options = config.penalty
     if options.name != "none":
-        term = _falling(config, _gradient_penalty(options.name))
+        term = _falling(config, PENALTIES[options.name])
         add("penalty", _lazily(term, options.every), "penalty/weight")
     if options.drift:
         add("drift", lambda r: drift(r.real_logits), "penalty/drift")
@@ -40,7 +40,7 @@ def dis_objective(config: ConfigDict) -> Objective:
         add("consistency", _consistency(options.consistency_fakes), "penalty/consistency")
     if config.loss.auxiliary_classifier:
         add("classes", lambda r: _class_loss(r, reals=True), "loss/auxiliary_classifier")
-    return Objective(terms=terms, weights=weights, needs_seen="classes" in terms)
+    return Objective(terms=terms, weights=weights, needs_sown="classes" in terms)
 
 
 def gen_objective(config: ConfigDict) -> Objective:
@@ -48,7 +48,7 @@ def gen_objective(config: ConfigDict) -> Objective:
     loss = LOSSES[config.loss.name]
     matching = config.loss.feature_matching > 0
 
-    def adversarial(r: Round) -> jax.Array:
+    def adversarial(r: LossInputs) -> jax.Array:
         by_alpha = scaled(loss, r.hyper["loss/scale"])
         return by_alpha.gen(r.real_logits, r.fake_logits, axis_name=r.axis_name)
 
@@ -68,7 +68,7 @@ def gen_objective(config: ConfigDict) -> Objective:
         terms["orthogonal"] = lambda r: orthogonality(r.params)
         weights["orthogonal"] = "penalty/orthogonal"
     return Objective(
-        terms, weights, needs_reals=loss.needs_reals or matching, needs_seen=matching or classify
+        terms, weights, needs_reals=loss.needs_reals or matching, needs_sown=matching or classify
     )
 
 
@@ -76,7 +76,7 @@ def _dis_loss(config: ConfigDict) -> Term:
     loss = LOSSES[config.loss.name]
     flip = config.loss.label_flip > 0
 
-    def adversarial(r: Round) -> jax.Array:
+    def adversarial(r: LossInputs) -> jax.Array:
         by_alpha = scaled(loss, r.hyper["loss/scale"])
         real, fake = r.real_logits, r.fake_logits
         if flip:
@@ -89,19 +89,6 @@ def _dis_loss(config: ConfigDict) -> Term:
     return adversarial
 
 
-def _gradient_penalty(name: str) -> Term:
-    penalty = PENALTIES[name]
-
-    def term(r: Round) -> jax.Array:
-        keys = purpose_keys(r.keys, 1)
-        if not penalty.before_transforms:
-            return penalty(r.dis, r.reals, r.fakes, keys, axis_name=r.axis_name)
-        (reals, dis), (fakes, fake_dis) = r.before
-        return penalty(dis, reals, fakes, keys, fake_dis=fake_dis, axis_name=r.axis_name)
-
-    return term
-
-
 def _falling(config: ConfigDict, term: Term) -> Term:
     """The term times a factor that goes from 1 to `penalty.final_scale` as D's learning rate goes to its end."""
     final = config.penalty.final_scale
@@ -111,15 +98,15 @@ def _falling(config: ConfigDict, term: Term) -> Term:
     return lambda r: values_of(term(r)) * (1.0 + (final - 1.0) * progress(r.step))
 
 
-def _class_loss(r: Round, *, reals: bool) -> jax.Array:
+def _class_loss(r: LossInputs, *, reals: bool) -> jax.Array:
     """Cross-entropy of D's classes, on fakes and with `reals` on reals too (Odena et al. 2017, equation 2)."""
-    seen = [r.fake_seen, r.real_seen] if reals else [r.fake_seen]
+    sown = [r.fake_sown, r.real_sown] if reals else [r.fake_sown]
     assert r.labels is not None
-    losses = [-jnp.take_along_axis(jax.nn.log_softmax(s["class_logits"]), r.labels[:, None], 1) for s in seen]
+    losses = [-jnp.take_along_axis(jax.nn.log_softmax(s["class_logits"]), r.labels[:, None], 1) for s in sown]
     return jnp.stack(losses).sum(axis=0)
 
 
-def _path_length(config: ConfigDict) -> Callable[[Round], Value]:
+def _path_length(config: ConfigDict) -> Callable[[LossInputs], Value]:
     """(‖Jᵀy‖ − a)² at every k-th step, times k; a is the running mean of the lengths (Karras et al. 2020, section 3.2).
 
     As in the authors' code half of the batch is used, the lengths are those of G's images before any transform, and the
@@ -127,7 +114,7 @@ def _path_length(config: ConfigDict) -> Callable[[Round], Value]:
     """
     every = config.loss.path_length_every
 
-    def term(r: Round) -> Value:
+    def term(r: LossInputs) -> Value:
         assert r.restyle is not None and r.style_shape is not None
         restyle, shape = r.restyle, r.style_shape
         keys = purpose_keys(r.keys, 4)[: max(1, r.keys.shape[0] // 2)]
@@ -156,7 +143,7 @@ def _lazily(term: Term, every: int) -> Term:
     if every == 1:
         return term
 
-    def lazy(r: Round) -> jax.Array:
+    def lazy(r: LossInputs) -> jax.Array:
         due = r.step % every == 0
         return jax.lax.cond(
             due, lambda: jnp.mean(values_of(term(r))) * every, lambda: jnp.zeros((), jnp.float32)
@@ -166,17 +153,17 @@ def _lazily(term: Term, every: int) -> Term:
 
 
 def _lecam(start: int) -> Term:
-    def term(r: Round) -> jax.Array:
+    def term(r: LossInputs) -> jax.Array:
         value = lecam(r.real_logits, r.fake_logits, r.control["lecam/real"], r.control["lecam/fake"])
         return value * (r.step >= start).astype(jnp.float32)
 
     return term
 
 
-def _consistency(fakes_too: bool) -> Callable[[Round], jax.Array]:
+def _consistency(fakes_too: bool) -> Callable[[LossInputs], jax.Array]:
     """D's logits should not mind a small shift (Zhang et al. 2020), on fakes neither (Zhao et al. 2021)."""
 
-    def term(r: Round) -> jax.Array:
+    def term(r: LossInputs) -> jax.Array:
         moved = r.dis(diff_augment(purpose_keys(r.keys, 2), r.reals, ("translation",)))
         total = consistency(r.real_logits, moved)
         if fakes_too:
@@ -188,10 +175,10 @@ def _consistency(fakes_too: bool) -> Callable[[Round], jax.Array]:
     return term
 
 
-def _feature_matching(r: Round) -> jax.Array:
+def _feature_matching(r: LossInputs) -> jax.Array:
     """‖E f(real) − E f(fake)‖² of D's last features, per feature (Salimans et al. 2016, section 3.1)."""
-    real = jnp.mean(jax.lax.stop_gradient(r.real_seen["features"]).astype(jnp.float32), axis=0)
-    fake = jnp.mean(r.fake_seen["features"].astype(jnp.float32), axis=0)
+    real = jnp.mean(jax.lax.stop_gradient(r.real_sown["features"]).astype(jnp.float32), axis=0)
+    fake = jnp.mean(r.fake_sown["features"].astype(jnp.float32), axis=0)
     if r.axis_name is not None:
         real, fake = jax.lax.pmean((real, fake), r.axis_name)
     return jnp.square(real - fake)

@@ -382,7 +382,8 @@ def test_a_config_survives_its_workdir(tmp_path: Path) -> None:
 
 def test_reading_a_config_does_not_import_jax() -> None:
     code = (
-        "import sys; from ganjax import cli, config; "
+        "import sys; from ganjax.cli import main; "
+        "from ganjax.config import recipe as config; "
         "config.resolve('configs/quickstart.py'); config.help_page(); "
         "sys.exit('jax' in sys.modules)"
     )

@@ -268,7 +268,7 @@ def test_noise_may_follow_ada():
     toy = Toy(ones(8), ones(1)[0], MEAN, augment__policy="ada", noise__std=0.5, noise__schedule="ada")
     keys, black = jax.random.split(jax.random.key(0), 256), (jnp.zeros((256, 8, 8, 1), jnp.float32),)
     for p in (0.0, 0.3):
-        (noisy,) = toy.game.transform(keys, black, toy.controlled(ada__p=p))
+        (noisy,) = toy.gan.transform(keys, black, toy.controlled(ada__p=p))
         # Colour changes a black image as a whole; what differs within it is the noise.
         spread = np.asarray(noisy).std(axis=(1, 2, 3)).mean()
         np.testing.assert_allclose(spread, 0.5 * p, rtol=0.05)

@@ -19,6 +19,7 @@ from PIL import Image
 from small import small_config
 
 from ganjax import data
+from ganjax.data.delivery import Batch
 from ganjax.data.feed import Share, Stream
 from ganjax.data.lazy import LazyImages, Reader
 from ganjax.data.order import shuffled_indices
@@ -26,8 +27,8 @@ from ganjax.data.prepare import Options, prepare
 from ganjax.run.setup import prepare as set_up
 from ganjax.runtime.errors import UserError
 from ganjax.training import parallel
+from ganjax.training.forward import GAN
 from ganjax.training.state import GanState, NetState
-from ganjax.training.step import Batch, Game
 
 if TYPE_CHECKING:
     from conftest import RunCli
@@ -130,7 +131,7 @@ def test_batches_are_a_function_of_seed_and_step(prepared: Path, threads: int) -
         assert list(feed) == []
 
 
-def reveal(game: Game, state: GanState, batch: Batch) -> tuple[GanState, dict[str, jax.Array]]:
+def reveal(gan: GAN, state: GanState, batch: Batch) -> tuple[GanState, dict[str, jax.Array]]:
     """In place of a train step: the whole batch, from all devices, as its metrics."""
     assert batch.labels is not None
     shown = {f"reals{i}": x for i, x in enumerate(batch.reals)} | {"labels": batch.labels.astype(np.float32)}
@@ -161,8 +162,8 @@ def test_the_devices_get_the_same_to_the_bit(
         config.data.delivery = delivery
         setup = set_up(config, used)
         update = parallel.make_update(
-            setup.build.game,
-            setup.build.deliver,
+            setup.build.gan,
+            setup.build.make_batch,
             used,
             batch_size=16,
             mode=mode,

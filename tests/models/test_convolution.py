@@ -265,7 +265,7 @@ def test_it_runs_on_every_device_of_a_mesh():
 def test_the_same_bits_whatever_the_number_of_threads():
     code = """
 import numpy as np, jax, jax.numpy as jnp, hashlib
-from ganjax.nn import convolution
+from ganjax.models.layers import convolution
 r = np.random.default_rng(0)
 x, k = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((9, 16, 16, 20), (3, 3, 20, 35)))
 bits = b""
@@ -328,8 +328,8 @@ def test_other_platforms_get_xlas_operations():
 def test_without_native_kernels_the_numbers_are_the_same(tmp_path, environment, reason):
     code = """
 import jax.numpy as jnp
-from ganjax.nn import native
-from ganjax.nn import convolution
+from ganjax.models.layers import native
+from ganjax.models.layers import convolution
 print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5))).sum()), native.why_not())
 """
     finished = subprocess.run(
@@ -348,7 +348,7 @@ print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5)))
 def test_they_are_compiled_ahead_where_only_a_cpu_is_meant(tmp_path, platforms, built):
     code = """
 import threading
-from ganjax.nn import native
+from ganjax.models.layers import native
 calls = []
 compile = native._compile
 native._compile = lambda *given: (calls.append(given), compile(*given))

@@ -1,6 +1,6 @@
 """Every loss × penalty × MSG × spectral norm trains for 20 steps without a NaN, or is refused with its reason.
 
-A program for each of the 378 games would take an hour to compile. A game's loss and penalty are terms of its
+A program for each of the 378 GANs would take an hour to compile. A GAN's loss and penalty are terms of its
 objectives, so the games of one MSG and one spectral norm differ in nothing else: one program holds the terms of all
 of them and picks by two numbers in `hyper`. `test_a_chosen_game_is_the_game` holds that to the plain program.
 """
@@ -20,7 +20,7 @@ from small import small_config, small_dataset
 
 from ganjax.config.options import BY_KEY
 from ganjax.config.rules import RULES
-from ganjax.losses.objective import Objective, Round
+from ganjax.losses.objective import LossInputs, Objective
 from ganjax.runtime.errors import UserError
 from ganjax.training.build import Build, build
 from ganjax.training.step import train_step
@@ -79,7 +79,7 @@ def pick(objectives: list[Objective], term: str, key: str) -> Any:
     """The term of the objective whose number is `hyper[key]`; 0 where that one has no such term."""
     zero = lambda r: jnp.zeros((), jnp.float32)
 
-    def chosen(r: Round) -> jax.Array:
+    def chosen(r: LossInputs) -> jax.Array:
         terms = [objective.terms.get(term, zero) for objective in objectives]
         return jax.lax.switch(r.hyper[key], [lambda t=t: jnp.mean(t(r)) for t in terms])
 
@@ -87,34 +87,39 @@ def pick(objectives: list[Objective], term: str, key: str) -> Any:
 
 
 def all_in_one(builds: dict[tuple[str, str], Build]) -> Any:
-    """The game whose loss and penalty are those of the build with the numbers in `hyper`."""
+    """The GAN whose loss and penalty are those of the build with the numbers in `hyper`."""
     any_penalty = next(penalty for _, penalty in builds)
-    by_loss = [builds[loss, any_penalty].game for loss in LOSSES]
-    by_penalty = [game.game for (loss, _), game in builds.items() if loss == LOSSES[0]]
-    dis = [game.dis_objective for game in by_loss]
-    gen = [game.gen_objective for game in by_loss]
+    by_loss = [builds[loss, any_penalty].gan for loss in LOSSES]
+    by_penalty = [made.gan for (loss, _), made in builds.items() if loss == LOSSES[0]]
+    dis = [gan.dis.objective for gan in by_loss]
+    gen = [gan.gen.objective for gan in by_loss]
+    dis_objective = Objective(
+        {
+            "adversarial": pick(dis, "adversarial", "table/loss"),
+            "penalty": pick([gan.dis.objective for gan in by_penalty], "penalty", "table/penalty"),
+        },
+        {"penalty": "penalty/weight"},
+    )
+    gen_objective = Objective(
+        {"adversarial": pick(gen, "adversarial", "table/loss")},
+        {},
+        needs_reals=any(objective.needs_reals for objective in gen),
+    )
+    first = by_loss[0]
     return dataclasses.replace(
-        by_loss[0],
-        dis_objective=Objective(
-            {
-                "adversarial": pick(dis, "adversarial", "table/loss"),
-                "penalty": pick([game.dis_objective for game in by_penalty], "penalty", "table/penalty"),
-            },
-            {"penalty": "penalty/weight"},
-        ),
-        gen_objective=Objective(
-            {"adversarial": pick(gen, "adversarial", "table/loss")},
-            {},
-            needs_reals=any(objective.needs_reals for objective in gen),
-        ),
+        first,
+        gen=dataclasses.replace(first.gen, objective=gen_objective),
+        dis=dataclasses.replace(first.dis, objective=dis_objective),
     )
 
 
-def compiled(game: Any, made: Build, state: Any) -> Any:
+def compiled(gan: Any, made: Build, state: Any) -> Any:
     dataset = small_dataset()
     data = (jnp.asarray(dataset.images), None)
     index = jnp.arange(8, dtype=jnp.int32)
-    step = jax.jit(lambda s: train_step(game, s, made.deliver(data, s, index)), compiler_options=QUICK)
+    step = jax.jit(
+        lambda s: train_step(gan, s, made.make_batch(data, s.seed, s.step, index)), compiler_options=QUICK
+    )
     return step.lower(state).compile()
 
 
@@ -204,11 +209,11 @@ def test_a_chosen_game_is_the_game(loss: str, penalty: str) -> None:
     plain, ends = builds[loss, penalty], []
     first = plain.init()
     # Penalties are numbered in the order in which the first loss has them, so this one is 0.
-    for game, state in (
-        (plain.game, first),
+    for gan, state in (
+        (plain.gan, first),
         (all_in_one(builds), with_choice(first, LOSSES.index(loss), 0)),
     ):
-        step = compiled(game, plain, state)
+        step = compiled(gan, plain, state)
         for _ in range(2):
             state, metrics = step(state)
         ends.append(jax.device_get((state.gen, state.dis, metrics)))

@@ -72,7 +72,7 @@ def test_an_export_makes_the_same_images_with_jax_alone(made: Any, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     for name, (_, build, state) in made.items():
         inputs = latents_of_the_example(name)
-        apply = jax.jit(functools.partial(build.game.gen.apply, train=False))
+        apply = jax.jit(functools.partial(build.gan.gen.net.apply, train=False))
         expected = apply(state.ema, *inputs)[-1]
         found = np.load(tmp_path / f"{name}.jaxexport.npy")
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -111,7 +111,7 @@ def test_truncated_styles_are_part_of_the_program(made: Any, tmp_path: Path) -> 
         weights = {name: file[name] for name in file.files if "." in name}
         program = jax.export.deserialize(bytearray(file["program"].tobytes()))
     latents = latents_of_the_example("styles")[0][:5]
-    expected = jax.jit(functools.partial(build.game.gen.apply, train=False, truncation=0.5))(
+    expected = jax.jit(functools.partial(build.gan.gen.net.apply, train=False, truncation=0.5))(
         state.ema, latents
     )
     found = jax.jit(program.call)(weights, latents)

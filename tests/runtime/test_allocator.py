@@ -111,7 +111,7 @@ def test_a_start_that_fails_is_no_failure(started: Starts, monkeypatch: pytest.M
 
 REAL = """
 import ctypes, os, re
-from ganjax import machine
+from ganjax.runtime import allocator as machine
 {change}
 machine.start_with_allocator()
 release = machine.releaser()

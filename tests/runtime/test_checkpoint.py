@@ -325,7 +325,7 @@ def test_a_file_size_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 LATE_WRITES = """
 import asyncio, sys, time
 import tensorstore
-from ganjax.checkpoint import storage
+from ganjax.runtime.checkpoint import storage
 
 async def write():
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": sys.argv[1]}}
@@ -444,7 +444,7 @@ SAVE_LOOP = """
 import sys
 from pathlib import Path
 import numpy as np
-from ganjax.checkpoint import Checkpointer
+from ganjax.runtime.checkpoint import Checkpointer
 with Checkpointer(Path(sys.argv[1]), keep=2) as checkpoints:
     template = {"w": np.zeros((400, 500), np.float32), "step": 0}
     found = checkpoints.restore(template)

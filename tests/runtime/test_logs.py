@@ -330,8 +330,8 @@ def test_tensorboard_reads_it_and_hides_what_a_resumed_run_repeats(tmp_path):
 def test_a_full_disk_stops_the_run_with_a_message_and_closes_everything(tmp_path):
     code = """if True:
         import resource, sys
-        from ganjax.errors import UserError
-        from ganjax.writers import RunWriter
+        from ganjax.runtime.errors import UserError
+        from ganjax.runtime.logs import RunWriter
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         try:
             with RunWriter(sys.argv[1], total_steps=1000, start_step=0) as writer:
@@ -472,7 +472,7 @@ PTY_RUN = """if True:
     logging.basicConfig(level=logging.INFO, format="LOG %(message)s")  # holds the stderr of now
     handler = logging.root.handlers[0]
     before = handler.stream
-    from ganjax.writers import Progress
+    from ganjax.runtime.logs import Progress
     with Progress(100) as progress:
         progress.log(10, {"loss/dis": 0.5, "loss/gen": 1.5, "images_per_second": 10.0, "verdict": "steady"})
         logging.info("from logging")

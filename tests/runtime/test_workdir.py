@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from ganjax.workdir import Workdir
+from ganjax.runtime.workdir import Workdir
 workdir = Workdir.open(Path(sys.argv[1]), config={}, allowed=())
 forked = "fork" in sys.argv
 if not forked:

@@ -17,11 +17,12 @@ from small import points_config, small_config, small_dataset
 from toy import Toy, image_of, weights_of
 
 from ganjax.config.techniques import TECHNIQUES
-from ganjax.losses.objective import pack
+from ganjax.data.images import pack
 from ganjax.models.layers import plain
 from ganjax.training.build import build, make_latents
+from ganjax.training.forward import discriminate
 from ganjax.training.optim import make_schedule
-from ganjax.training.step import judge, train_step
+from ganjax.training.step import train_step
 from ganjax.training.update_ratio import movement, weights
 
 R, F, W = np.array([1.0, 0.5]), np.array([-0.5, 1.0]), np.array([1.2, -1.6])
@@ -148,7 +149,7 @@ def test_a_d_with_packing_sees_all_of_a_group():
         **STILL,
     )
     _, (row,) = toy.run(1)
-    order = toy.build.deliver((jnp.asarray(reals), None), toy.first, jnp.arange(8)).reals[0][0]
+    order = toy.build.make_batch((jnp.asarray(reals), None), toy.first, jnp.arange(8)).reals[0][0]
     logits = np.asarray(order).reshape(4, 4) @ weights
     np.testing.assert_allclose(row["dis/drift"], np.mean(logits**2), rtol=1e-5)
     np.testing.assert_allclose(row["dis/penalty"], weights @ weights / 2, rtol=1e-5)
@@ -207,7 +208,7 @@ def test_d_never_compares_reals_with_fakes(options):
         tuple(jax.random.normal(jax.random.key(seed), (16, side, side, 1)) for side in (4, 8))
         for seed in range(3)
     ]
-    run = jax.jit(lambda batches: judge(made.game, dis.params, dis.stats, batches, None, move=False)[0][0][0])
+    run = jax.jit(lambda batches: discriminate(made.gan, dis, batches, None, update_stats=False)[0][0].logits)
     for size in (6, 16):
         reals, *fakes = (tuple(scale[:size] for scale in images) for images in draws)
         np.testing.assert_allclose(run([reals, fakes[0]]), run([reals, fakes[1]]), rtol=1e-5)
@@ -225,7 +226,7 @@ def test_spectral_norm_is_of_the_network_that_asked_for_it(net):
     for iterations in (1, 3):
         own = {"spectral_norm": True, "spectral_iterations": iterations}
         config = small_config(**{f"{net}__{name}": value for name, value in own.items()})
-        assert getattr(build(config, small_dataset()).game, net).spectral == iterations
+        assert getattr(build(config, small_dataset()).gan, net).net.spectral == iterations
 
 
 def test_latent_distributions():
@@ -249,7 +250,7 @@ def test_flipping_mirrors_half_of_the_images_anew_in_each_epoch():
     data, mirrored = (jnp.asarray(originals), None), []
     for step in (0, 1):
         now = dataclasses.replace(toy.first, step=jnp.int32(step))
-        (reals,) = toy.build.deliver(data, now, jnp.arange(64)).reals
+        (reals,) = toy.build.make_batch(data, now.seed, now.step, jnp.arange(64)).reals
         distance = lambda a, b: np.abs(np.asarray(a)[:, None] - b[None]).max(axis=(2, 3, 4))
         plain, flipped = distance(reals[0], originals), distance(reals[0], originals[:, :, ::-1])
         assert (np.minimum(plain.min(axis=1), flipped.min(axis=1)) < 1e-5).all()
@@ -273,7 +274,7 @@ def test_bfloat16_is_for_the_arithmetic_alone():
 
     def step(state):
         data = jax.tree.map(jnp.asarray, (small_dataset().images, None))
-        return train_step(made.game, state, made.deliver(data, state, jnp.arange(16)))
+        return train_step(made.gan, state, made.make_batch(data, state.seed, state.step, jnp.arange(16)))
 
     # Flax's batch normalisation promotes, which the tests' strictness forbids and a user's run does not.
     with jax.numpy_dtype_promotion("standard"), nn.intercept_methods(watch):
@@ -296,7 +297,9 @@ def test_a_nan_is_noted_in_bfloat16_too(net):
         getattr(state, net), params=jax.tree.map(lambda x: x * jnp.nan, getattr(state, net).params)
     )
     data = jax.tree.map(jnp.asarray, (small_dataset(points=True).images, None))
-    step = jax.jit(lambda s: train_step(made.game, s, made.deliver(data, s, jnp.arange(16)))[0].control)
+    step = jax.jit(
+        lambda s: train_step(made.gan, s, made.make_batch(data, s.seed, s.step, jnp.arange(16)))[0].control
+    )
     fine = dataclasses.replace(state, step=jnp.int32(5))
     assert [int(step(fine)[f"fault/{name}"]) for name in ("dis", "gen")] == [-1, -1]
     control = step(dataclasses.replace(fine, **{net: broken}))
@@ -307,7 +310,9 @@ def test_how_far_a_call_moves_the_weights():
     dataset = small_dataset(points=True)
     made = build(points_config(gen__width=4, dis__width=4), dataset, axis_name=None)
     data = jax.tree.map(jnp.asarray, (dataset.images, None))
-    step = jax.jit(lambda s: train_step(made.game, s, made.deliver(data, s, jnp.arange(16)))[0])
+    step = jax.jit(
+        lambda s: train_step(made.gan, s, made.make_batch(data, s.seed, s.step, jnp.arange(16)))[0]
+    )
     before = made.init()
     after = step(step(before))
     flat = lambda params: np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]).astype(np.float64)

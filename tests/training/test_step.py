@@ -106,19 +106,21 @@ def test_the_generators_update_leaves_everything_of_the_discriminator_alone():
     from small import small_dataset
 
     from ganjax.training.build import build
-    from ganjax.training.step import update_net
+    from ganjax.training.step import inputs_of, update
 
     config = small_config()
     made = build(config, small_dataset(), axis_name=None)
     state = made.init()
     index = np.arange(16, dtype=np.int32)
-    batch = made.deliver(
-        jax.tree.map(jax.numpy.asarray, (small_dataset().images, None)), state, jax.numpy.asarray(index)
+    batch = made.make_batch(
+        jax.tree.map(jax.numpy.asarray, (small_dataset().images, None)),
+        state.seed,
+        state.step,
+        jax.numpy.asarray(index),
     )
-    reals = tuple(scale[0] for scale in batch.reals)
-    after, _ = update_net("gen", made.game, state, reals, None, batch.index, 1)
+    after, _ = update(made.gan, made.gan.gen, state, inputs_of(state, batch, 0, 1))
     assert_equal(after.dis, state.dis)
-    after, _ = update_net("dis", made.game, state, reals, None, batch.index, 0)
+    after, _ = update(made.gan, made.gan.dis, state, inputs_of(state, batch, 0, 0))
     assert_equal(after.gen, state.gen)
     assert_equal(after.ema, state.ema)
 
@@ -171,7 +173,8 @@ def test_a_shared_forward_gives_both_gradients_at_the_old_parameters(loss):
     from ganjax.losses.adversarial import LOSSES
     from ganjax.runtime.keys import image_keys
     from ganjax.training.build import build
-    from ganjax.training.step import generate, judge, train_step
+    from ganjax.training.forward import Variables, discriminate, generate
+    from ganjax.training.step import train_step
 
     rates = {"gen__optimizer__learning_rate": 1.0, "dis__optimizer__learning_rate": 1.0}
     config = small_config(
@@ -189,7 +192,7 @@ def test_a_shared_forward_gives_both_gradients_at_the_old_parameters(loss):
 
     @jax.jit
     def moves(state):
-        after, _ = train_step(made.game, state, made.deliver(data, state, index))
+        after, _ = train_step(made.gan, state, made.make_batch(data, state.seed, state.step, index))
         return [
             jax.tree.map(lambda a, b: a - b, getattr(state, n).params, getattr(after, n).params)
             for n in ("dis", "gen")
@@ -197,15 +200,16 @@ def test_a_shared_forward_gives_both_gradients_at_the_old_parameters(loss):
 
     @jax.jit
     def gradients(state):
-        batch = made.deliver(data, state, index)
+        batch = made.make_batch(data, state.seed, state.step, index)
         reals, keys = tuple(x[0] for x in batch.reals), image_keys(state.hyper["seed"], state.step, 0, index)
 
         def logits(gen, dis):
-            fakes, _ = generate(made.game, gen, state.gen.stats, keys, None, move=True)
-            game, stats = made.game, state.dis.stats
-            real, stats = judge(game, dis, stats, [reals], None, move=True)
-            fake, _ = judge(game, dis, stats, [fakes], None, move=False)
-            return real[0][0], fake[0][0]
+            gen, own = Variables(gen, state.gen.stats), Variables(dis, state.dis.stats)
+            fakes, _ = generate(made.gan, gen, keys, None, update_stats=True)
+            (real,), stats = discriminate(made.gan, own, [reals], None, update_stats=True)
+            own = Variables(dis, stats)
+            (fake,), _ = discriminate(made.gan, own, [fakes], None, update_stats=False)
+            return real.logits, fake.logits
 
         return [
             jax.grad(lambda d: LOSSES[loss].dis(*logits(state.gen.params, d)).mean())(state.dis.params),
@@ -263,7 +267,7 @@ def compiled_step(config):
 
     def one(state, data, device):
         index = device * share + jax.numpy.arange(share, dtype=jax.numpy.int32)
-        return parallel.train_step(made.game, state, made.deliver(data, state, index))
+        return parallel.train_step(made.gan, state, made.make_batch(data, state.seed, state.step, index))
 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (dataset.images, dataset.labels))
     mapped = parallel.map_over_devices(one, jax.devices()[:2], "shard_map")
@@ -275,7 +279,7 @@ def test_fresh_reals_are_the_next_ones_and_g_is_paired_with_them():
     reals, weights = np.random.default_rng(0).normal(size=(64, 2)), np.array([0.7, -1.2])
     fixed = {"dis__optimizer__learning_rate": 0.0, "loss__name": "rp_non_saturating"}
     toy = Toy(reals, [0.3, 0.1], weights, train__fresh_reals=True, train__gen_steps=2, **fixed)
-    toy_reals = toy.build.deliver(
+    toy_reals = toy.build.make_batch(
         (jax.numpy.asarray(reals, np.float32), None), toy.first, jax.numpy.arange(64)
     ).reals[0]
     assert toy_reals.shape == (3, 64, 2)

@@ -6,6 +6,8 @@ strength is drawn per image, from `keys`: [N] PRNG keys, one an image, never one
 does not depend on how the batch is spread over devices. All are differentiable in the images, as G's update needs.
 """
 
+import jax
+
 from ganjax.data.augment.ada import ada_augment, ada_update
 from ganjax.data.augment.diffaugment import (
     POLICIES,
@@ -18,6 +20,8 @@ from ganjax.data.augment.diffaugment import (
     translation,
 )
 from ganjax.data.augment.noise import NOISE_SCHEDULES, instance_noise
+from ganjax.data.images import Images
+from ganjax.runtime.keys import purpose_keys
 
 __all__ = [
     "NOISE_SCHEDULES",
@@ -31,5 +35,34 @@ __all__ = [
     "diff_augment",
     "instance_noise",
     "saturation",
+    "transform",
     "translation",
 ]
+
+
+def transform(
+    keys: jax.Array,
+    images: Images,
+    policy: tuple[str, ...],
+    *,
+    p: jax.Array | None = None,
+    color_share: float = 1.0,
+    noise_std: jax.Array | None = None,
+) -> Images:
+    """Augments images, then adds noise.
+
+    Args:
+      keys: [N], one per image.
+      images: tuple of [N, ...] in [-1, 1].
+      policy: parts of `augment.policy`: `ada` and perhaps `cutout`, or names of `POLICIES`; empty for none.
+      p: [] float32, ADA's probability, where the policy has `ada`.
+      color_share: ADA's share of color transforms.
+      noise_std: [] float32, the standard deviation of the noise; None adds none.
+    """
+    if "ada" in policy:
+        assert p is not None
+        cut = "cutout" in policy
+        images = ada_augment(purpose_keys(keys, 0), images, p, color_share=color_share, cutout=cut)
+    elif policy:
+        images = diff_augment(purpose_keys(keys, 0), images, policy)
+    return images if noise_std is None else instance_noise(purpose_keys(keys, 1), images, noise_std)

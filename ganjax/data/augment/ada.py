@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ganjax.data.draw_once import computed_once
+from ganjax.data.draw_once import draw_once
+from ganjax.data.images import Images
 
-Images = tuple[Array, ...]
 _LN2 = 0.6931471805599453
 
 
@@ -27,7 +27,7 @@ class Dice:
     def __init__(self, keys: Array, count: int) -> None:
         """keys: [N]; count: how many numbers of each kind there are to hand out."""
         split = jax.vmap(jax.random.split)(keys)
-        drawn = lambda draw, keys: computed_once(jax.vmap(lambda key: draw(key, (count,), jnp.float32))(keys))
+        drawn = lambda draw, keys: draw_once(jax.vmap(lambda key: draw(key, (count,), jnp.float32))(keys))
         self._uniforms = drawn(jax.random.uniform, split[:, 0])
         self._normals = drawn(jax.random.normal, split[:, 1])
         self._columns = iter(range(count))

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ganjax.data.draw_once import computed_once
-
-Images = tuple[Array, ...]
+from ganjax.data.draw_once import draw_once
+from ganjax.data.images import Images
 
 
 def _check(images: Images) -> None:
@@ -33,7 +32,7 @@ def _draws(keys: Array) -> Array:
 
     Every transform asks for all of them and XLA merges the requests: one draw is quick to compile, seven are not.
     """
-    return computed_once(jax.vmap(lambda key: jax.random.uniform(key, (7,), jnp.float32))(keys))
+    return draw_once(jax.vmap(lambda key: jax.random.uniform(key, (7,), jnp.float32))(keys))
 
 
 def _uniform(keys: Array, column: int, low: float, high: float) -> Array:

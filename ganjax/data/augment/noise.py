@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-Images = tuple[Array, ...]
+from ganjax.data.images import Images
 
 
 def normal_like(keys: Array, images: Images) -> Images:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ganjax.data.images import Images, pack
 from ganjax.evals.monitor.reference import SIDE, Reference, features_of
-from ganjax.losses.objective import Images, pack
 from ganjax.runtime.keys import fold_each, purpose_keys
+from ganjax.training.forward import GAN, generate, logits_of
 from ganjax.training.state import GanState, NetState
-from ganjax.training.step import Game, generate, judge
 
 Tree = Any
 Spread = Callable[[Any, Any], Any]
@@ -27,7 +27,7 @@ class Probe:
     """Measures a state at log time, over all devices of the run; the batch is the same at every call.
 
     Args:
-      game: of the run; its step is not called.
+      gan: of the run; its step is not called.
       spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
         host arrays in and out (`ganjax.training.parallel.map_shares`).
       devices: that it spreads over.
@@ -42,7 +42,7 @@ class Probe:
 
     def __init__(
         self,
-        game: Game,
+        gan: GAN,
         spread: Callable[[Spread], Spread],
         devices: int,
         samples: int,
@@ -52,7 +52,7 @@ class Probe:
         reference: Reference,
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
-        self._game, self._similarity = game, similarity
+        self._gan, self._similarity = gan, similarity
         self._devices, self._samples = devices, samples
         self._set(reals, labels, heldout, reference)
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
@@ -84,18 +84,17 @@ class Probe:
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:
         """One device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
-        game = self._game
+        gan = self._gan
         reals, labels, heldout, index = fixed
         key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), PROBE)
         keys = fold_each(key, index)
-        fakes, _ = generate(game, state.gen.params, state.gen.stats, keys, labels, move=False)
+        fakes, _ = generate(gan, state.gen, keys, labels, update_stats=False)
         judged = len(reals[0])
         keys, labels = keys[:judged], None if labels is None else labels[:judged]
 
         def logits(images: Images, purpose: int) -> jax.Array:
-            seen = pack(game.transform(purpose_keys(keys, purpose), images, state), game.packing)
-            dis = state.dis
-            return judge(game, dis.params, dis.stats, [seen], labels, move=False)[0][0][0]
+            shown = pack(gan.transform(purpose_keys(keys, purpose), images, state), gan.packing)
+            return logits_of(gan, state.dis, shown, labels)
 
         def of_fakes(images: Images) -> tuple[jax.Array, jax.Array]:
             found = logits(images, 2)

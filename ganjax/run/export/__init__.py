@@ -72,7 +72,7 @@ def export(
     arrays = {name: np.asarray(x) for name, x in flatten_dict(run.variables, sep=".").items()}
     facts = describe(run, weights, truncation)
     content, again = FORMATS[out.suffix](run, arrays, facts)
-    original = make_generate(run.build.game.gen, run.dataset.scale, truncation)
+    original = make_generate(run.build.gan.gen.net, run.dataset.scale, truncation)
     difference = check(original, arrays, again, run)
     if not difference <= TOLERANCE:
         raise UserError(
@@ -162,7 +162,7 @@ def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, class
 
 def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """The bytes of a `.jaxexport`, and the function (latents, labels) → images that they hold, read back."""
-    generate = make_generate(run.build.game.gen, run.dataset.scale, facts["truncation"])
+    generate = make_generate(run.build.gan.gen.net, run.dataset.scale, facts["truncation"])
     program = lower(generate, arrays, facts["latent_dim"], facts["classes"])
     file = io.BytesIO()
     facts = {**facts, "platforms": PLATFORMS}
@@ -185,7 +185,7 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
     read = parse_weights(content, "the file as written.safetensors")
     if read.keys() != arrays.keys():
         raise UserError("The .safetensors was not written: read back, it lacks weights.")
-    call = jax.jit(make_generate(run.build.game.gen, run.dataset.scale))
+    call = jax.jit(make_generate(run.build.gan.gen.net, run.dataset.scale))
     return content, lambda *inputs: call(read, *inputs)
 
 
@@ -199,7 +199,7 @@ def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Cal
         raise UserError(f"A .onnx needs the extra onnx: pip install 'ganjax[onnx]' ({error}).") from None
     if run.config.train.precision != "float32":
         raise UserError(f"A .onnx is float32, and the run computes in {run.config.train.precision}.")
-    generate = make_generate(run.build.game.gen, run.dataset.scale, facts["truncation"])
+    generate = make_generate(run.build.gan.gen.net, run.dataset.scale, facts["truncation"])
     inputs: dict[str, Any] = {"latents": ((facts["latent_dim"],), np.float32), "labels": ((), np.int32)}
     inputs = {name: inputs[name] for name in facts["inputs"]}
     output = "images" if facts["resolution"] else "points"

@@ -1,0 +1,290 @@
+"""The forward passes of an update: fakes, D's outputs on them and on reals, and the inputs of the losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ganjax.data.images import Images, concatenate, pack, unpack
+from ganjax.losses.objective import LossInputs, Objective, Plain
+from ganjax.runtime.keys import purpose_keys
+from ganjax.training.optim import Optimizer
+from ganjax.training.state import GanState
+
+Metrics = dict[str, jax.Array]
+Tree = Any
+
+
+@struct.dataclass
+class Inputs:
+    """What one update sees of the data; gradient accumulation cuts each array into equal parts.
+
+    Attributes:
+      keys: [n], one per image of the batch.
+      reals: tuple of [n, ...] float32 in [-1, 1], lowest resolution first.
+      labels: [n] int32, or None.
+    """
+
+    keys: jax.Array
+    reals: Images
+    labels: jax.Array | None
+
+
+@struct.dataclass
+class Variables:
+    """Parameters and every other collection of one network."""
+
+    params: Tree
+    stats: Tree
+
+
+@dataclass(frozen=True)
+class DisOutput:
+    """D's logits [N] float32, and by name what it sows on the way (`features`, `class_logits`), if it was asked for."""
+
+    logits: jax.Array
+    sown: dict[str, jax.Array]
+
+
+class Forward(Protocol):
+    """(gan, state, the updated network's variables, inputs) → the inputs of its loss, and its new statistics.
+
+    With `update_stats` spectral vectors and batch statistics move; without it batch statistics alone do.
+    """
+
+    def __call__(
+        self, gan: GAN, state: GanState, own: Variables, inputs: Inputs, *, update_stats: bool
+    ) -> tuple[LossInputs, Tree]: ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """One of the two networks and what updates it.
+
+    Attributes:
+      name: `gen` or `dis`.
+      net: the network (`ganjax.models`).
+      optimizer: its optimiser.
+      objective: what it minimises.
+      forward: `gen_forward` or `dis_forward`.
+      steps: its updates in a step.
+    """
+
+    name: str
+    net: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    forward: Forward
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class GAN:
+    """Everything static about a step, bound once by `training.build`.
+
+    Attributes:
+      gen, dis: the two players.
+      latents: keys [n] → latent vectors [n, Z].
+      transform: (keys [n], images, state) → images: augmentation and noise of D's inputs.
+      update_control: (state, metrics) → the new `control` after a step.
+      average: (state) → the new `ema`.
+      rolled: whether several updates of a network are a loop on the device, and so compiled but once.
+      accumulate: parts in which the batch of an update is computed.
+      packing: samples that D judges together.
+      joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
+      group: neighbours that D compares; it judges in one pass only what are whole groups.
+      fresh_reals: whether G's updates have reals of their own, else those of D's last.
+      shared_forward: whether G's update takes the fakes, and D's outputs on them, of D's update.
+      axis_name: of the devices; None for a single device without mapping.
+    """
+
+    gen: Player
+    dis: Player
+    latents: Callable[[jax.Array], jax.Array]
+    transform: Callable[[jax.Array, Images, GanState], Images]
+    update_control: Callable[[GanState, Metrics], dict[str, jax.Array]]
+    average: Callable[[GanState], Tree]
+    rolled: bool = False
+    accumulate: int = 1
+    packing: int = 1
+    joint: bool = True
+    group: int = 1
+    fresh_reals: bool = False
+    shared_forward: bool = False
+    axis_name: str | None = "devices"
+
+    def with_nets(self, gen: nn.Module, dis: nn.Module) -> GAN:
+        """Returns the same with other networks."""
+        return dataclasses.replace(
+            self, gen=dataclasses.replace(self.gen, net=gen), dis=dataclasses.replace(self.dis, net=dis)
+        )
+
+
+def dis_forward(
+    gan: GAN, state: GanState, own: Variables, inputs: Inputs, *, update_stats: bool
+) -> tuple[LossInputs, Tree]:
+    """Gives D's loss fresh fakes, without a gradient into G; D's statistics move."""
+    fakes, _ = generate(gan, state.gen, inputs.keys, inputs.labels, update_stats=False)
+    fakes = jax.lax.stop_gradient(fakes)
+    return compare(gan, gan.dis.objective, state, own, inputs, fakes, update_stats=update_stats)
+
+
+def gen_forward(
+    gan: GAN, state: GanState, own: Variables, inputs: Inputs, *, update_stats: bool
+) -> tuple[LossInputs, Tree]:
+    """Gives G's loss fakes with their gradient, seen by a D that stays as it is; G's statistics move."""
+    fakes, stats = generate(gan, own, inputs.keys, inputs.labels, update_stats=update_stats)
+    found, _ = compare(gan, gan.gen.objective, state, state.dis, inputs, fakes, update_stats=False)
+
+    def restyle(offsets: jax.Array) -> Images:
+        n = offsets.shape[0]
+        labels = None if inputs.labels is None else inputs.labels[:n]
+        return generate(gan, own, inputs.keys[:n], labels, update_stats=False, style_offsets=offsets)[0]
+
+    return dataclasses.replace(found, params=own.params, restyle=restyle), stats
+
+
+def generate(
+    gan: GAN, gen: Any, keys: jax.Array, labels: jax.Array | None, *, update_stats: bool, **options: Any
+) -> tuple[Images, Tree]:
+    """Returns G's images for the keys [n], in training mode, and its statistics after that.
+
+    Args:
+      gan: what is static.
+      gen: anything with `params` and `stats` of G.
+      keys: [n], of which the latent vectors are drawn.
+      labels: [n] int32, or None.
+      update_stats: whether spectral vectors move too.
+      **options: for G.
+    """
+    latents = gan.latents(purpose_keys(keys, 0))
+    images, moved = gan.gen.net.apply(
+        {"params": gen.params, **gen.stats},
+        latents,
+        labels,
+        train=True,
+        mutable=mutable_collections(gen.stats, update_stats),
+        **options,
+    )
+    return images, {**gen.stats, **moved}
+
+
+def compare(
+    gan: GAN,
+    objective: Objective,
+    state: GanState,
+    dis: Any,
+    inputs: Inputs,
+    fakes: Images,
+    *,
+    update_stats: bool,
+) -> tuple[LossInputs, Tree]:
+    """Shows D reals and fakes after the same transforms; returns the inputs of a loss, and D's new statistics.
+
+    Args:
+      gan: what is static.
+      objective: says whether the reals, and what D sows, are needed.
+      state: of the run.
+      dis: anything with `params` and `stats` of D.
+      inputs: of the update.
+      fakes: G's images, tuple of [n, ...].
+      update_stats: whether D's spectral vectors move.
+    """
+    plain = {1: pack(inputs.reals, gan.packing), 2: pack(fakes, gan.packing)}
+
+    def transformed(images: Images, purpose: int) -> Images:
+        with jax.named_scope("augment"):
+            keys = purpose_keys(inputs.keys, purpose)
+            return pack(gan.transform(keys, unpack(images, gan.packing), state), gan.packing)
+
+    reals, fakes = transformed(plain[1], 1), transformed(plain[2], 2)
+    batches = [reals, fakes] if objective.needs_reals else [fakes]
+    outputs, stats = discriminate(
+        gan, dis, batches, inputs.labels, update_stats=update_stats, sow=objective.needs_sown
+    )
+    of_reals, of_fakes = (outputs[0] if objective.needs_reals else None), outputs[-1]
+    judge = lambda images: logits_of(gan, dis, images, inputs.labels)
+    found = LossInputs(
+        reals=reals,
+        fakes=fakes,
+        real_logits=of_reals.logits if of_reals else None,
+        fake_logits=of_fakes.logits,
+        real_sown=of_reals.sown if of_reals else {},
+        fake_sown=of_fakes.sown,
+        labels=inputs.labels,
+        params=dis.params,
+        restyle=None,
+        style_shape=getattr(gan.gen.net, "style_shape", None),
+        dis=judge,
+        plain_reals=Plain(plain[1], lambda images: judge(transformed(images, 1))),
+        plain_fakes=Plain(plain[2], lambda images: judge(transformed(images, 2))),
+        keys=purpose_keys(inputs.keys, 3)[:: gan.packing],
+        step=state.step,
+        control=state.control,
+        hyper=state.hyper,
+        axis_name=gan.axis_name,
+    )
+    return found, stats
+
+
+def logits_of(gan: GAN, dis: Any, images: Images, labels: jax.Array | None) -> jax.Array:
+    """Returns D's logits [N] float32 of one batch; its spectral vectors stay."""
+    (output,), _ = discriminate(gan, dis, [images], labels, update_stats=False)
+    return output.logits
+
+
+def discriminate(
+    gan: GAN,
+    dis: Any,
+    batches: list[Images],
+    labels: jax.Array | None,
+    *,
+    update_stats: bool,
+    sow: bool = False,
+) -> tuple[list[DisOutput], Tree]:
+    """Returns D's output for each batch, from one pass where D allows it, and D's new statistics.
+
+    Args:
+      gan: what is static.
+      dis: anything with `params` and `stats` of D.
+      batches: one or two, each a tuple of [N, ...].
+      labels: [N] of each batch: a fake is made for the class of the real in its place; None without.
+      update_stats: whether spectral vectors move.
+      sow: whether to keep what D sows.
+    """
+    sizes = [batch[-1].shape[0] for batch in batches]
+    joint = len(batches) > 1 and gan.joint and all(size % gan.group == 0 for size in sizes)
+    if joint and labels is not None:
+        labels = jnp.concatenate([labels] * len(batches))
+    stats, outputs = dis.stats, []
+    for images in [concatenate(batches)] if joint else batches:
+        logits, new = gan.dis.net.apply(
+            {"params": dis.params, **stats},
+            images,
+            labels,
+            train=True,
+            mutable=[*mutable_collections(stats, update_stats), *(["intermediates"] if sow else [])],
+        )
+        update_stats = update_stats and not gan.shared_forward  # then once for both passes
+        sown = {name: values[0] for name, values in new.get("intermediates", {}).items()}
+        stats = {**stats, **{name: value for name, value in new.items() if name != "intermediates"}}
+        outputs.append(DisOutput(logits, sown))
+    if joint:
+        (both,), split = outputs, sizes[0]
+        outputs = [
+            DisOutput(both.logits[part], {name: x[part] for name, x in both.sown.items()})
+            for part in (slice(None, split), slice(split, None))
+        ]
+    return outputs, stats
+
+
+def mutable_collections(stats: Tree, update_stats: bool) -> list[str]:
+    """Names the collections that a pass may change: in training batch statistics must be, spectral vectors may."""
+    return [name for name in stats if update_stats or name == "batch_stats"]

@@ -13,7 +13,7 @@ from ganjax.data.dataset import Dataset
 from ganjax.data.draw_once import draw_once
 from ganjax.data.images import Images, at_sides, random_flip, to_float
 from ganjax.data.order import batch_positions, shuffled_indices
-from ganjax.runtime.keys import fold_each
+from ganjax.runtime.keys import Stream, fold_each, stream_key
 
 Tree = Any
 
@@ -58,10 +58,8 @@ def make_delivery(
     def make_batch(data: Tree, seed: jax.Array, step: jax.Array, index: jax.Array) -> Batch:
         images, labels = data
         update = jnp.arange(updates, dtype=jnp.uint32)[:, None]
-        positions = batch_positions(
-            step.astype(jnp.uint32), update, index.astype(jnp.uint32), batch_size, updates
-        )
-        positions = positions.reshape(-1)
+        places = index.astype(jnp.uint32)[None, :]
+        positions = batch_positions(step.astype(jnp.uint32), update, places, batch_size, updates).reshape(-1)
         if dataset.streams:
             reals = images.reshape(-1, *images.shape[2:])
             labels = None if labels is None else labels.reshape(-1)
@@ -71,8 +69,7 @@ def make_delivery(
             labels = None if labels is None else jnp.take(labels, chosen)
         reals = to_float(reals) if reals.dtype == jnp.uint8 else reals * scale
         if flip:
-            key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-            reals = random_flip(fold_each(key, positions), reals)
+            reals = random_flip(fold_each(stream_key(seed, Stream.FLIP), positions), reals)
         split = lambda x: x.reshape(updates, index.shape[0], *x.shape[1:])
         return Batch(
             reals=tuple(split(x) for x in at_sides(reals, sides)),

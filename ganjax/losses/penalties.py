@@ -26,9 +26,7 @@ from jax import Array
 from ganjax.data.augment.noise import normal_like
 from ganjax.data.images import Images
 from ganjax.losses.objective import Dis, LossInputs, Term
-from ganjax.runtime.keys import purpose_keys
-
-PENALTY = 1  # folded into the keys of the terms for what a penalty draws
+from ganjax.runtime.keys import Stream, stream_keys
 
 
 def _mean_over_scales(values: Images) -> Array:
@@ -192,11 +190,13 @@ def _r2(r: LossInputs) -> Array:
 
 
 def _wgan_gp(r: LossInputs, *, one_sided: bool = False) -> Array:
-    return wgan_gp(r.dis, r.reals, r.fakes, _uniform(purpose_keys(r.keys, PENALTY)), one_sided=one_sided)
+    return wgan_gp(
+        r.dis, r.reals, r.fakes, _uniform(stream_keys(r.keys, Stream.PENALTY)), one_sided=one_sided
+    )
 
 
 def _dragan(r: LossInputs) -> Array:
-    noise = normal_like(purpose_keys(r.keys, PENALTY), r.reals)
+    noise = normal_like(stream_keys(r.keys, Stream.PENALTY), r.reals)
     return dragan(r.dis, r.reals, noise, axis_name=r.axis_name)
 
 

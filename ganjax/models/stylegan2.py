@@ -27,6 +27,7 @@ from ganjax.models.layers.layers import (
     pixel_norm,
 )
 from ganjax.models.layers.plain import spread
+from ganjax.runtime.keys import Stream, stream_keys
 
 ROOT2 = 2.0**0.5
 LABEL_RATE = 0.01  # of D's layers for labels, as a share of the learning rate
@@ -38,11 +39,6 @@ def latent_keys(latents: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(latents[:, :2].astype(jnp.float32), jnp.uint32)
     fold = lambda b: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), b[0]), b[-1])
     return jax.vmap(fold)(bits)
-
-
-def fold_each(keys: jax.Array, number: int) -> jax.Array:
-    """Each key [N] folded with the same number."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 class Mapping(nn.Module):
@@ -194,9 +190,11 @@ class StyleGAN2Generator(nn.Module):
         styles = jnp.broadcast_to(w[:, None, :], (w.shape[0], layers, dim))
         if train and self.style_mixing:
             draw = lambda key: jax.random.normal(key, latents.shape[1:], jnp.float32)
-            other = mapping(jax.vmap(draw)(fold_each(keys, 1000)), labels)
-            mixed = jax.vmap(jax.random.uniform)(fold_each(keys, 1001)) < self.style_mixing
-            cut = jax.vmap(lambda key: jax.random.randint(key, (), 1, layers))(fold_each(keys, 1002))
+            other = mapping(jax.vmap(draw)(stream_keys(keys, Stream.SECOND_STYLE)), labels)
+            mixed = jax.vmap(jax.random.uniform)(stream_keys(keys, Stream.IS_MIXED)) < self.style_mixing
+            cut = jax.vmap(lambda key: jax.random.randint(key, (), 1, layers))(
+                stream_keys(keys, Stream.MIXED_FROM)
+            )
             second = mixed[:, None] & (jnp.arange(layers)[None, :] >= cut[:, None])
             styles = jnp.where(second[:, :, None], other[:, None, :], styles)
         return styles
@@ -228,7 +226,7 @@ class StyleGAN2Generator(nn.Module):
         """The features and the sum of images of a level, whose first layer is number `layer`, from those below."""
         features = channels(self.resolution, side, self.width, self.max_width)
         for up in (True, False) if side > BASE else (False,):
-            x = StyledLayer(features, up, self.dtype)(x, styles[:, layer], fold_each(keys, layer))
+            x = StyledLayer(features, up, self.dtype)(x, styles[:, layer], stream_keys(keys, layer))
             layer += 1
         rgb = ToRGB(self.image_channels, self.dtype)(x, styles[:, layer])
         return x, rgb if image is None else fir_up(image, SMOOTH) + rgb

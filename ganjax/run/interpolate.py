@@ -17,9 +17,9 @@ import numpy as np
 
 from ganjax.data.images import to_uint8
 from ganjax.models.base import BASE
-from ganjax.run.sample import SAMPLING, Run, open_run
+from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.keys import fold_each
+from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.runtime.logs.files import write_atomically
 from ganjax.runtime.logs.images import grid_picture, write_grid
 from ganjax.training.build import make_latents
@@ -186,7 +186,7 @@ class Painter:
 
     def keyframe(self, seed: int, n: int) -> Keyframe:
         """Samples 0 … n - 1 of a seed, as `ganjax sample` makes them."""
-        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), SAMPLING)
+        key = stream_key(np.uint32(seed), Stream.SAMPLE)
         latents = np.asarray(self._draw(fold_each(key, jnp.arange(n, dtype=jnp.int32))))
         classes = self._run.build.classes
         labels = np.arange(n, dtype=np.int32) % classes if classes else None

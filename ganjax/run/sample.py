@@ -23,7 +23,7 @@ from ganjax.models import revisions
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.keys import fold_each
+from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
 from ganjax.runtime.logs.files import write_atomically
 from ganjax.training import parallel
@@ -32,7 +32,6 @@ from ganjax.training.state import GanState
 
 Tree = Any
 CHUNK = 64  # images a device makes in one call
-SAMPLING = 2**30  # folded into the seed, so that samples share no latent with training
 BEST = "best"  # folder, beside `checkpoints`, of those kept for their measures
 NEAREST_BLOCK = 4096  # training images compared at a time
 SCATTER_POINTS = 2500  # as the protocols for mixtures judge
@@ -78,7 +77,7 @@ class Sampler:
         return other
 
     def _apply(self, variables: Tree, seed: jax.Array, index: jax.Array) -> Tree:
-        key = jax.random.fold_in(jax.random.key(seed), SAMPLING)
+        key = stream_key(seed, Stream.SAMPLE)
         latents = self._latents(fold_each(key, index))
         labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
         scales: Any = self._build.gan.gen.net.apply(variables, latents, labels, train=False, **self._styles)

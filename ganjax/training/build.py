@@ -23,7 +23,7 @@ from ganjax.models.base import Spec
 from ganjax.models.layers import native
 from ganjax.models.layers.layers import DISCRIMINATION_GROUP
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.keys import fold_each
+from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.training.control import initial_control, make_average, make_control_update, make_transform
 from ganjax.training.forward import GAN, Player, dis_forward, gen_forward
 from ganjax.training.optim import Optimizer, make_chain, make_schedule
@@ -283,8 +283,9 @@ def make_initialiser(
     """`hyper` → the first state of a run, on the default device; `abstract` where only its shapes are traced."""
 
     def networks(seed: jax.Array) -> tuple[Tree, Tree]:
-        key = jax.random.key(seed)
-        gen_key, dis_key, latent_key = jax.random.split(key, 3)
+        gen_key, dis_key, latent_key = (
+            stream_key(seed, stream) for stream in (Stream.INIT_GEN, Stream.INIT_DIS, Stream.INIT_LATENTS)
+        )
         latents = gan.latents(fold_each(latent_key, jnp.arange(4 * gan.packing)))
         labels = jnp.zeros(len(latents), jnp.int32)
         gen = gan.gen.net.init(gen_key, latents, labels, train=True)

@@ -14,7 +14,7 @@ from flax import struct
 
 from ganjax.data.images import Images, concatenate, pack, unpack
 from ganjax.losses.objective import LossInputs, Objective, Plain
-from ganjax.runtime.keys import purpose_keys
+from ganjax.runtime.keys import Stream, stream_keys
 from ganjax.training.optim import Optimizer
 from ganjax.training.state import GanState
 
@@ -164,7 +164,7 @@ def generate(
       update_stats: whether spectral vectors move too.
       **options: for G.
     """
-    latents = gan.latents(purpose_keys(keys, 0))
+    latents = gan.latents(stream_keys(keys, Stream.LATENTS))
     images, moved = gan.gen.net.apply(
         {"params": gen.params, **gen.stats},
         latents,
@@ -197,14 +197,14 @@ def compare(
       fakes: G's images, tuple of [n, ...].
       update_stats: whether D's spectral vectors move.
     """
-    plain = {1: pack(inputs.reals, gan.packing), 2: pack(fakes, gan.packing)}
+    plain_reals, plain_fakes = pack(inputs.reals, gan.packing), pack(fakes, gan.packing)
 
-    def transformed(images: Images, purpose: int) -> Images:
+    def transformed(images: Images, stream: Stream) -> Images:
         with jax.named_scope("augment"):
-            keys = purpose_keys(inputs.keys, purpose)
+            keys = stream_keys(inputs.keys, stream)
             return pack(gan.transform(keys, unpack(images, gan.packing), state), gan.packing)
 
-    reals, fakes = transformed(plain[1], 1), transformed(plain[2], 2)
+    reals, fakes = transformed(plain_reals, Stream.REALS), transformed(plain_fakes, Stream.FAKES)
     batches = [reals, fakes] if objective.needs_reals else [fakes]
     outputs, stats = discriminate(
         gan, dis, batches, inputs.labels, update_stats=update_stats, sow=objective.needs_sown
@@ -223,9 +223,9 @@ def compare(
         restyle=None,
         style_shape=getattr(gan.gen.net, "style_shape", None),
         dis=judge,
-        plain_reals=Plain(plain[1], lambda images: judge(transformed(images, 1))),
-        plain_fakes=Plain(plain[2], lambda images: judge(transformed(images, 2))),
-        keys=purpose_keys(inputs.keys, 3)[:: gan.packing],
+        plain_reals=Plain(plain_reals, lambda images: judge(transformed(images, Stream.REALS))),
+        plain_fakes=Plain(plain_fakes, lambda images: judge(transformed(images, Stream.FAKES))),
+        keys=stream_keys(inputs.keys, Stream.TERMS)[:: gan.packing],
         step=state.step,
         control=state.control,
         hyper=state.hyper,

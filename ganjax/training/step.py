@@ -1,7 +1,6 @@
 """The train step: a pure function `(state, batch) -> (state, metrics)` for one device.
 
-Randomness belongs to images: every key is `fold_in(fold_in(fold_in(seed, step), purpose), image)`, with the
-image's index in the global batch, so a run is the same on any number of devices, up to rounding.
+Randomness belongs to images (`runtime/keys.py`), so a run is the same on any number of devices, up to rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import optax
 from ganjax.data.delivery import Batch
 from ganjax.data.images import Images
 from ganjax.losses.objective import LossInputs
-from ganjax.runtime.keys import image_keys
+from ganjax.runtime.keys import image_keys, update_number
 from ganjax.training.accumulate import accumulate, mean_over_devices
 from ganjax.training.divergence import update_fault
 from ganjax.training.forward import GAN, Inputs, Metrics, Player, Variables, compare, generate
@@ -37,7 +36,7 @@ def train_step(gan: GAN, state: GanState, batch: Batch) -> tuple[GanState, Metri
       The state after the step, equal on every device, and metrics averaged over devices.
     """
     if gan.shared_forward:
-        state, metrics = update_both(gan, state, inputs_of(state, batch, 0, 0))
+        state, metrics = update_both(gan, state, inputs_of(state, batch, 0, update_number("dis", 0)))
     else:
         state, dis_metrics = repeat(gan, gan.dis, state, batch)
         state, gen_metrics = repeat(gan, gan.gen, state, batch)
@@ -51,10 +50,9 @@ def repeat(gan: GAN, player: Player, state: GanState, batch: Batch) -> tuple[Gan
     """Makes the player's updates of one step; the metrics are those of the last. Each of D's has its own reals."""
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
-        if player.name == "dis":
-            return update(gan, player, state, inputs_of(state, batch, i, 2 * i))
-        place = gan.dis.steps + i if gan.fresh_reals else gan.dis.steps - 1
-        return update(gan, player, state, inputs_of(state, batch, place, 2 * i + 1))
+        last = gan.dis.steps + i if gan.fresh_reals else gan.dis.steps - 1
+        place = i if player.name == "dis" else last
+        return update(gan, player, state, inputs_of(state, batch, place, update_number(player.name, i)))
 
     if gan.rolled and player.steps > 1:
         state, stacked = jax.lax.scan(once, state, jnp.arange(player.steps))
@@ -64,10 +62,10 @@ def repeat(gan: GAN, player: Player, state: GanState, batch: Batch) -> tuple[Gan
     return state, metrics
 
 
-def inputs_of(state: GanState, batch: Batch, place: Any, purpose: Any) -> Inputs:
+def inputs_of(state: GanState, batch: Batch, place: Any, number: Any) -> Inputs:
     """Returns the batch at `place` among those of the step, with a key for each of its images."""
     reals, labels = jax.tree.map(lambda x: x[place], (batch.reals, batch.labels))
-    return Inputs(image_keys(state.seed, state.step, purpose, batch.index), reals, labels)
+    return Inputs(image_keys(state.seed, state.step, number, batch.index), reals, labels)
 
 
 def update(gan: GAN, player: Player, state: GanState, inputs: Inputs) -> tuple[GanState, Metrics]:

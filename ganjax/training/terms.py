@@ -15,7 +15,7 @@ from ganjax.data.augment import diff_augment
 from ganjax.losses.adversarial import LOSSES, flip_labels, scaled
 from ganjax.losses.objective import LossInputs, Objective, Term, Value, values_of
 from ganjax.losses.penalties import PENALTIES, consistency, drift, lecam, orthogonality, path_lengths
-from ganjax.runtime.keys import purpose_keys
+from ganjax.runtime.keys import Stream, stream_keys
 from ganjax.training.schedules import progress_of
 
 
@@ -80,7 +80,9 @@ def _dis_loss(config: ConfigDict) -> Term:
         by_alpha = scaled(loss, r.hyper["loss/scale"])
         real, fake = r.real_logits, r.fake_logits
         if flip:
-            real, fake = flip_labels(purpose_keys(r.keys, 0), real, fake, r.hyper["loss/label_flip"])
+            real, fake = flip_labels(
+                stream_keys(r.keys, Stream.LABEL_FLIP), real, fake, r.hyper["loss/label_flip"]
+            )
         if loss.has_targets:
             smoothing = r.hyper["loss/label_smoothing"]
             return by_alpha.dis(real, fake, smoothing=smoothing, axis_name=r.axis_name)
@@ -117,7 +119,7 @@ def _path_length(config: ConfigDict) -> Callable[[LossInputs], Value]:
     def term(r: LossInputs) -> Value:
         assert r.restyle is not None and r.style_shape is not None
         restyle, shape = r.restyle, r.style_shape
-        keys = purpose_keys(r.keys, 4)[: max(1, r.keys.shape[0] // 2)]
+        keys = stream_keys(r.keys, Stream.PATH_LENGTH)[: max(1, r.keys.shape[0] // 2)]
         mean = r.control["path_length/mean"]
 
         def due() -> tuple[jax.Array, jax.Array]:
@@ -164,12 +166,10 @@ def _consistency(fakes_too: bool) -> Callable[[LossInputs], jax.Array]:
     """D's logits should not mind a small shift (Zhang et al. 2020), on fakes neither (Zhao et al. 2021)."""
 
     def term(r: LossInputs) -> jax.Array:
-        moved = r.dis(diff_augment(purpose_keys(r.keys, 2), r.reals, ("translation",)))
-        total = consistency(r.real_logits, moved)
+        shifted = lambda stream, images: diff_augment(stream_keys(r.keys, stream), images, ("translation",))
+        total = consistency(r.real_logits, r.dis(shifted(Stream.CONSISTENCY_REALS, r.reals)))
         if fakes_too:
-            total += consistency(
-                r.fake_logits, r.dis(diff_augment(purpose_keys(r.keys, 3), r.fakes, ("translation",)))
-            )
+            total += consistency(r.fake_logits, r.dis(shifted(Stream.CONSISTENCY_FAKES, r.fakes)))
         return total
 
     return term

@@ -16,7 +16,7 @@ from ganjax.losses import penalties
 from ganjax.losses.objective import Plain
 from ganjax.losses.penalties import PENALTIES
 from ganjax.models.dcgan import DCGANDiscriminator
-from ganjax.runtime.keys import image_keys, purpose_keys
+from ganjax.runtime.keys import Stream, image_keys, stream_keys, update_number
 
 ORACLE = np.load(ORACLE_FILES / "penalties_torch.npz")
 
@@ -270,9 +270,8 @@ def test_r1_and_r2_are_taken_before_the_augmentation(name, packing):
     _, rows = toy.run(1)
     w = jnp.asarray(weights, jnp.float32).reshape(8, 8, packing)
     of_each = jnp.tile(jnp.moveaxis(w, -1, 0)[..., None], (8 // packing, 1, 1, 1))
-    keys = purpose_keys(
-        image_keys(toy.first.hyper["seed"], toy.first.step, 0, jnp.arange(8)), 1 if name == "r1" else 2
-    )
+    of_images = image_keys(toy.first.seed, toy.first.step, update_number("dis", 0), jnp.arange(8))
+    keys = stream_keys(of_images, Stream.REALS if name == "r1" else Stream.FAKES)
     images = (jnp.asarray(reals, jnp.float32),)
     shown = lambda x: jnp.sum(toy.gan.transform(keys, (x,), toy.first)[0] * of_each)
     before = 0.5 * np.square(jax.grad(shown)(images[0])).sum() / (8 // packing)

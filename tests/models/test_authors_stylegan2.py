@@ -18,7 +18,7 @@ from ganjax.models.layers import native
 from ganjax.models.mappings import export_weights
 from ganjax.models.mappings import stylegan2 as mapping
 from ganjax.models.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
-from ganjax.runtime.keys import purpose_keys
+from ganjax.runtime.keys import Stream, stream_keys
 from ganjax.training.optim import Optimizer, make_chain
 from ganjax.training.terms import gen_objective
 
@@ -166,7 +166,7 @@ def test_path_lengths_and_the_gradient_of_their_penalty(classes):
     def run(params):
         round_ = path_round(gen, variables, params, latents, labels, jnp.float32(0.7))
         value, numbers = term(round_)
-        lengths = path_lengths(round_.restyle, purpose_keys(KEYS, 4)[:4], gen.style_shape)
+        lengths = path_lengths(round_.restyle, stream_keys(KEYS, Stream.PATH_LENGTH)[:4], gen.style_shape)
         return value / 4, (lengths, numbers["path_length_mean"])  # for each fourth step
 
     (loss, (lengths, mean)), by_params = quick(jax.value_and_grad(run, has_aux=True))(variables["params"])

@@ -24,7 +24,7 @@ from ganjax.models.layers.equalized import (
 )
 from ganjax.models.layers.layers import GroupedConv, _grouped_convolution, _grouped_products
 from ganjax.models.stylegan2 import ModulatedConv, StyleGAN2Generator
-from ganjax.runtime.keys import purpose_keys
+from ganjax.runtime.keys import Stream, stream_keys
 from ganjax.training.terms import gen_objective
 
 KEY = jax.random.key(0)
@@ -271,7 +271,7 @@ def test_the_gradient_of_path_lengths_goes_through_the_running_mean_too():
         restyled = partial(restyle, size=size)
         return term(SimpleNamespace(restyle=restyled, style_shape=(3, 5), axis_name=None, **shown))[0]
 
-    size, lengths = 1.5, np.asarray(path_lengths(restyle, purpose_keys(keys, 4)[:4], (3, 5)))
+    size, lengths = 1.5, np.asarray(path_lengths(restyle, stream_keys(keys, Stream.PATH_LENGTH)[:4], (3, 5)))
     mean = 2.0 + 0.01 * (size * lengths.mean() - 2.0)
     expected = 4 * np.mean(2 * (size * lengths - mean) * (lengths - 0.01 * lengths.mean()))
     np.testing.assert_allclose(jax.grad(value)(jnp.float32(size)), expected, rtol=1e-4)

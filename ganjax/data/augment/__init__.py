@@ -21,7 +21,7 @@ from ganjax.data.augment.diffaugment import (
 )
 from ganjax.data.augment.noise import NOISE_SCHEDULES, instance_noise
 from ganjax.data.images import Images
-from ganjax.runtime.keys import purpose_keys
+from ganjax.runtime.keys import Stream, stream_keys
 
 __all__ = [
     "NOISE_SCHEDULES",
@@ -62,7 +62,9 @@ def transform(
     if "ada" in policy:
         assert p is not None
         cut = "cutout" in policy
-        images = ada_augment(purpose_keys(keys, 0), images, p, color_share=color_share, cutout=cut)
+        images = ada_augment(
+            stream_keys(keys, Stream.AUGMENT), images, p, color_share=color_share, cutout=cut
+        )
     elif policy:
-        images = diff_augment(purpose_keys(keys, 0), images, policy)
-    return images if noise_std is None else instance_noise(purpose_keys(keys, 1), images, noise_std)
+        images = diff_augment(stream_keys(keys, Stream.AUGMENT), images, policy)
+    return images if noise_std is None else instance_noise(stream_keys(keys, Stream.NOISE), images, noise_std)

@@ -17,11 +17,12 @@ from jax import Array
 
 from ganjax.data.draw_once import draw_once
 from ganjax.data.images import Images
+from ganjax.runtime.keys import Stream, stream_keys
 
 _LN2 = 0.6931471805599453
 
 
-class Dice:
+class Draws:
     """Draws per image, handed out in the order of the calls. All are made at once, which is quick to compile."""
 
     def __init__(self, keys: Array, count: int) -> None:
@@ -79,28 +80,28 @@ class Affine(NamedTuple):
         return self._replace(x0=self.x0 + x, y0=self.y0 + y)
 
 
-def random_affine(dice: Dice, p: Array, height: int, width: int) -> Affine:
+def random_affine(draws: Draws, p: Array, height: int, width: int) -> Affine:
     """The paper's geometry, from output to source, hence in reverse order; signs and inverses need no care, since
     every distribution is symmetric (log-symmetric for the scales).
 
     Args:
-        dice: of the images; 18 numbers.
+        draws: of the images; 18 numbers.
         p: scalar float32, the probability of each transform; above 1 as 1.
         height, width: of the finest scale, in pixels.
     """
     # Two rotations would turn an image with probability 1 - (1 - p)²; at this one each they do with p in all.
     p_turn = 1.0 - jnp.sqrt(jnp.maximum(1.0 - p, 0.0))
-    fraction = (dice.normal(0.125), dice.normal(0.125))
+    fraction = (draws.normal(0.125), draws.normal(0.125))
     one, zero = jnp.ones_like(fraction[0]), jnp.zeros_like(fraction[0])
 
     def angle() -> tuple[Array, Array]:
-        theta = dice.applied(p_turn, dice.uniform(-jnp.pi, jnp.pi))
+        theta = draws.applied(p_turn, draws.uniform(-jnp.pi, jnp.pi))
         return jnp.cos(theta), jnp.sin(theta)
 
     def log_normal() -> Array:
-        return jnp.exp(dice.applied(p, dice.normal(0.2 * _LN2)))
+        return jnp.exp(draws.applied(p, draws.normal(0.2 * _LN2)))
 
-    apply_fraction = dice.applied(p, one)
+    apply_fraction = draws.applied(p, one)
     affine = Affine(one, zero, zero, one, zero, zero).moved(
         apply_fraction * fraction[0] * width, apply_fraction * fraction[1] * height
     )
@@ -109,15 +110,15 @@ def random_affine(dice: Dice, p: Array, height: int, width: int) -> Affine:
     affine = affine.stretched(squeeze, 1.0 / squeeze).turned(*angle())
     zoom = log_normal()
     affine = affine.stretched(zoom, zoom)
-    apply_whole = dice.applied(p, one)
+    apply_whole = draws.applied(p, one)
     affine = affine.moved(
-        apply_whole * jnp.round(dice.uniform(-0.125, 0.125) * width),
-        apply_whole * jnp.round(dice.uniform(-0.125, 0.125) * height),
+        apply_whole * jnp.round(draws.uniform(-0.125, 0.125) * width),
+        apply_whole * jnp.round(draws.uniform(-0.125, 0.125) * height),
     )
-    quarter = dice.applied(p, dice.below(4), 0)
+    quarter = draws.applied(p, draws.below(4), 0)
     table = jnp.array([1.0, 0.0, -1.0, 0.0], jnp.float32)  # exact, where cos(π/2) is not
     affine = affine.turned(table[quarter], table[(quarter + 3) % 4])
-    mirror = dice.applied(p, dice.below(2), 0).astype(jnp.float32)
+    mirror = draws.applied(p, draws.below(2), 0).astype(jnp.float32)
     return affine.stretched(1.0 - 2.0 * mirror, one)
 
 
@@ -180,16 +181,16 @@ def compose_colour(shift: Array, contrast: Array, luma: Array, theta: Array, sat
     )
 
 
-def random_colour(dice: Dice, p: Array, channels: int) -> Colour:
-    """The paper's colour transforms (10 numbers of the dice); of one channel only brightness, contrast, luma flip."""
-    shift = dice.applied(p, dice.normal(0.2))
-    contrast = jnp.exp(dice.applied(p, dice.normal(0.5 * _LN2)))
-    luma = 1.0 - 2.0 * dice.applied(p, dice.below(2), 0).astype(jnp.float32)
+def random_colour(draws: Draws, p: Array, channels: int) -> Colour:
+    """The paper's colour transforms (10 numbers of the draws); of one channel only brightness, contrast, luma flip."""
+    shift = draws.applied(p, draws.normal(0.2))
+    contrast = jnp.exp(draws.applied(p, draws.normal(0.5 * _LN2)))
+    luma = 1.0 - 2.0 * draws.applied(p, draws.below(2), 0).astype(jnp.float32)
     if channels == 1:
         none = jnp.zeros_like(shift)
         return Colour(contrast * luma, none, none, contrast * luma * shift)
-    theta = dice.applied(p, dice.uniform(-jnp.pi, jnp.pi))
-    saturation = jnp.exp(dice.applied(p, dice.normal(_LN2)))
+    theta = draws.applied(p, draws.uniform(-jnp.pi, jnp.pi))
+    saturation = jnp.exp(draws.applied(p, draws.normal(_LN2)))
     return compose_colour(shift, contrast, luma, theta, saturation)
 
 
@@ -202,15 +203,15 @@ def recolour(images: Array, colour: Colour) -> Array:
     return c.own * images + turned + c.offset
 
 
-def random_cutout(dice: Dice, p: Array, height: int, width: int) -> tuple[Array, Array]:
+def random_cutout(draws: Draws, p: Array, height: int, width: int) -> tuple[Array, Array]:
     """A box of half the height and width about a point anywhere (3 numbers): rows [N, height] and columns [N, width].
 
     The box is where both are 1.
     """
-    on = dice.applied(p, jnp.ones_like(dice.uniform(0.0, 1.0)))
+    on = draws.applied(p, jnp.ones_like(draws.uniform(0.0, 1.0)))
 
     def within(size: int) -> Array:
-        centre = dice.uniform(0.0, 1.0)[:, None]
+        centre = draws.uniform(0.0, 1.0)[:, None]
         place = (jnp.arange(size, dtype=jnp.float32)[None, :] + 0.5) / size
         return (jnp.abs(place - centre) < 0.25).astype(jnp.float32)
 
@@ -255,14 +256,13 @@ def ada_augment(
         raise ValueError(f"ADA expects a tuple of images [N, H, W, 1 or 3], got {shapes}")
     p = jnp.asarray(p, jnp.float32)
     height, width, channels = images[-1].shape[1:]
-    dice = Dice(keys, 28)
-    affine = random_affine(dice, p, height, width)
-    colour = random_colour(dice, color_share * p, channels)
+    draws = Draws(stream_keys(keys, Stream.ADA), 28)
+    affine = random_affine(draws, p, height, width)
+    colour = random_colour(draws, color_share * p, channels)
     images = tuple(recolour(warp(x, affine, height, width), colour) for x in images)
     if not cutout:
         return images
-    own = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # so that the other draws are as without it
-    box = random_cutout(Dice(own, 4), p, height, width)
+    box = random_cutout(Draws(stream_keys(keys, Stream.ADA_CUTOUT), 4), p, height, width)
     return tuple(cut(x, *box) for x in images)
 
 

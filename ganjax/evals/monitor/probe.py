@@ -13,13 +13,12 @@ from flax import traverse_util
 
 from ganjax.data.images import Images, pack
 from ganjax.evals.monitor.reference import SIDE, Reference, features_of
-from ganjax.runtime.keys import fold_each, purpose_keys
+from ganjax.runtime.keys import Stream, fold_each, stream_key, stream_keys
 from ganjax.training.forward import GAN, generate, logits_of
 from ganjax.training.state import GanState, NetState
 
 Tree = Any
 Spread = Callable[[Any, Any], Any]
-PROBE = 2**29  # folded into the seed: the fixed batch shares no latent with training or with samples
 PAIRS = 32  # a device compares so many pairs of samples by structural similarity
 
 
@@ -86,29 +85,28 @@ class Probe:
         """One device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
         gan = self._gan
         reals, labels, heldout, index = fixed
-        key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), PROBE)
-        keys = fold_each(key, index)
+        keys = fold_each(stream_key(state.seed, Stream.PROBE), index)
         fakes, _ = generate(gan, state.gen, keys, labels, update_stats=False)
         judged = len(reals[0])
         keys, labels = keys[:judged], None if labels is None else labels[:judged]
 
-        def logits(images: Images, purpose: int) -> jax.Array:
-            shown = pack(gan.transform(purpose_keys(keys, purpose), images, state), gan.packing)
+        def logits(images: Images, stream: Stream) -> jax.Array:
+            shown = pack(gan.transform(stream_keys(keys, stream), images, state), gan.packing)
             return logits_of(gan, state.dis, shown, labels)
 
         def of_fakes(images: Images) -> tuple[jax.Array, jax.Array]:
-            found = logits(images, 2)
+            found = logits(images, Stream.FAKES)
             return jnp.sum(found), found
 
         gradients, fake = jax.grad(of_fakes, has_aux=True)(tuple(x[:judged] for x in fakes))
         result = {
             "fakes": pooled(fakes[-1]),
             "fake": fake,
-            "real": logits(reals, 1),
+            "real": logits(reals, Stream.REALS),
             "gradients": tuple(_norms(g) for g in gradients),
         }
         if heldout is not None:
-            result["heldout"] = logits(heldout, 3)
+            result["heldout"] = logits(heldout, Stream.HELDOUT)
         if self._similarity is not None:
             images = (fakes[-1].astype(jnp.float32) + 1.0) * 127.5
             pairs = min(PAIRS, images.shape[0] // 2)

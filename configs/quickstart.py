@@ -2,7 +2,7 @@
 
     bash launch/local.sh train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Data: the 1,797 real digits that ship with scikit-learn; no network.
+Data: the 1,797 real digits that ship with ganjax (UCI, CC BY 4.0); no network.
 Arguments: none.
 
 Measured 2026-11-28 on one core of a busy 2-core CPU: 51,200 images in 53 and 73 s (seeds 1 and 0; the second with its

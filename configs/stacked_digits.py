@@ -3,7 +3,7 @@
     ganjax train --config=configs/stacked_digits.py --workdir=runs/stacked
     python tools/modes.py --workdir=runs/stacked --samples=26000
 
-Data: the 1,797 real digits that ship with scikit-learn, 50,000 triples drawn from them; no network.
+Data: the 1,797 real digits that ship with ganjax (UCI, CC BY 4.0), 50,000 triples drawn from them; no network.
 Arguments: method, `best` or `dcgan`, the plain DCGAN (Radford et al. 2016: batch norm, non-saturating loss,
 Adam of 2e-4 and β₁ .5) as the baseline.
 

@@ -94,7 +94,6 @@ def test_package_imports_only_what_it_declares(path: Path) -> None:
         "PIL": "pillow",
         "absl": "absl_py",
         "orbax": "orbax_checkpoint",
-        "sklearn": "scikit_learn",
         "mlflow": "mlflow_skinny",
     }
     found = {module.partition(".")[0] for _, module in imports(path)} - {"ganjax"} - sys.stdlib_module_names

@@ -19,6 +19,7 @@ from ganjax.cli.model import add_export, add_interpolate, run_export, run_interp
 from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
 from ganjax.config import recipe as config
+from ganjax.config.names import MEASURES
 from ganjax.runtime import processes
 from ganjax.runtime.errors import DivergedError, PeerError, UserError
 from ganjax.runtime.version import __version__
@@ -153,7 +154,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--metrics",
         default="fid,kid,prdc",
-        help="some of fid, kid, is, prdc, ms_ssim, modes, nearest, joined by commas (default: fid,kid,prdc)",
+        help=f"some of {', '.join(MEASURES)}, joined by commas (default: fid,kid,prdc)",
     )
     evaluate.add_argument("--samples", type=int, help="how many (default: 10000, or all images)")
     evaluate.add_argument(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ganjax.config import names
+
 Value = bool | int | float | str
 
 
@@ -74,7 +76,7 @@ def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
             f"{optimizer}.name",
             "adam",
             f"optimiser of {name}",
-            choices=("adam", "adamw", "rmsprop", "sgd", "lion"),
+            choices=tuple(names.OPTIMIZERS),
         ),
         Option(f"{optimizer}.learning_rate", learning_rate, f"peak learning rate of {name}", low=0),
         Option(

@@ -6,34 +6,17 @@ type is the type of its default; ranges are inclusive.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ganjax.config import names
 from ganjax.config.network_options import Option as Option
 from ganjax.config.network_options import Value as Value
 from ganjax.config.network_options import network_options
-
-# A family of networks is a file in ganjax/models; the two others there are what the families share.
-FAMILIES = tuple(
-    sorted(
-        path.stem
-        for path in (Path(__file__).parent.parent / "models").glob("*.py")
-        if path.stem not in ("__init__", "base", "blocks", "revisions")
-    )
-)
-
-
-# Which measure gives a number of another name.
-PARTS = {
-    **dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc"),
-    **dict.fromkeys(("kl", "high_quality"), "modes"),
-}
 
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
     Option(
         "data.name",
         "digits",
-        "data set: digits, fashion_mnist, ring, grid, stacked_digits, folder or TFDS's name",
+        "data set: " + ", ".join(names.DATASETS) + ", or TFDS's name",
     ),
     Option("data.path", "", "folder of pictures (folder), or of prepared TFDS data; empty is TFDS's default"),
     Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
@@ -51,7 +34,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
     Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option("model.name", "dcgan", "network family", choices=FAMILIES),
+    Option("model.name", "dcgan", "network family", choices=tuple(names.FAMILIES)),
     Option("model.conditional", False, "G and D are told the class of each image: the labels of the data"),
     Option(
         "model.attention",
@@ -126,17 +109,7 @@ OPTIONS: tuple[Option, ...] = (
         "loss.name",
         "hinge",
         "adversarial loss",
-        choices=(
-            "minimax",
-            "non_saturating",
-            "hinge",
-            "least_squares",
-            "wasserstein",
-            "ra_non_saturating",
-            "ra_hinge",
-            "ra_least_squares",
-            "rp_non_saturating",
-        ),
+        choices=tuple(names.LOSSES),
     ),
     Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
     Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
@@ -154,7 +127,7 @@ OPTIONS: tuple[Option, ...] = (
         "penalty.name",
         "none",
         "gradient penalty on D",
-        choices=("none", "r1", "r2", "r1_r2", "wgan_gp", "wgan_gp_one_sided", "dragan"),
+        choices=("none", *names.PENALTIES),
     ),
     Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
     Option(
@@ -179,7 +152,7 @@ OPTIONS: tuple[Option, ...] = (
         "noise.schedule",
         "linear",
         "of the noise over training (ada: std times ADA's p)",
-        choices=("constant", "linear", "cosine", "ada"),
+        choices=(*names.NOISE_SCHEDULES, "ada"),
     ),
     Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
     Option(
@@ -270,7 +243,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.metrics",
         "fid",
-        "measured then: fid, kid, is, prdc, ms_ssim, modes, nearest, joined by commas",
+        "measured then, joined by commas: " + ", ".join(names.MEASURES),
         runtime=True,
     ),
     Option("eval.samples", 2000, "samples of the averaged weights to measure", low=20, runtime=True),
@@ -279,18 +252,7 @@ OPTIONS: tuple[Option, ...] = (
         "eval.best",
         "fid",
         "number that says which checkpoints are best",
-        choices=(
-            "fid",
-            "kid",
-            "is",
-            "precision",
-            "recall",
-            "density",
-            "coverage",
-            "modes",
-            "kl",
-            "high_quality",
-        ),
+        choices=tuple(names.HIGHER_IS_BETTER),
         runtime=True,
     ),
     Option(

@@ -10,18 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ganjax.config.names import DATASETS, FAMILIES, LOSSES, POLICIES, having
 from ganjax.runtime.errors import UserError
 
 Flat = Mapping[str, Any]
 
-TARGET_LOSSES = ("minimax", "non_saturating", "least_squares")
-MIXTURES = ("ring", "grid")
-IN_MEMORY = (*MIXTURES, "digits", "stacked_digits")
-ATTENTIVE = ("resnet", "biggan", "biggan_deep")  # families with self-attention
-# Families whose G has its own normalisation, and its name among those of `gen.norm`.
-OWN_NORM = {"biggan": "batch", "biggan_deep": "batch", "stylegan2": "none", "r3gan": "none"}
-NO_DIS_NORM = ("biggan_deep", "progan", "stylegan2", "r3gan")
-DIFF_AUGMENT = ("color", "translation", "cutout", "brightness", "saturation", "contrast")
+TARGET_LOSSES = having(LOSSES, "has_targets")
+WHOLE_BATCH_LOSSES = having(LOSSES, "whole_batch")
+MIXTURES = having(DATASETS, "points")
+IN_MEMORY = having(DATASETS, "in_memory")
+ATTENTIVE = having(FAMILIES, "attention")
+# Families whose G is made for one normalisation, and its name among those of `gen.norm`.
+OWN_NORM = {name: facts["gen_norm"] for name, facts in FAMILIES.items() if "gen_norm" in facts}
+NO_DIS_NORM = tuple(name for name, facts in FAMILIES.items() if facts.get("dis_norm") is False)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("gen.norm", "model.name"),
         lambda c: c["gen.norm"] != OWN_NORM.get(c["model.name"], c["gen.norm"]),
-        "these networks are made for one normalisation: batch for biggan and biggan_deep, none for stylegan2 and r3gan",
+        "these networks are made for one normalisation: "
+        + ", ".join(f"{norm} for {name}" for name, norm in OWN_NORM.items()),
     ),
     Rule(
         ("model.name", "dis.norm"),
@@ -193,11 +195,11 @@ RULES: tuple[Rule, ...] = (
         ("augment.policy",),
         lambda c: not _known_policy(c["augment.policy"]),
         "it takes ada, with cutout or alone, or parts of DiffAugment joined by commas: "
-        + ", ".join(DIFF_AUGMENT),
+        + ", ".join(POLICIES),
     ),
     Rule(
         ("loss.name", "train.accumulate"),
-        lambda c: c["train.accumulate"] > 1 and c["loss.name"].startswith("ra_"),
+        lambda c: c["train.accumulate"] > 1 and c["loss.name"] in WHOLE_BATCH_LOSSES,
         "relativistic average losses compare with the mean over the whole batch, which no part of it knows",
     ),
     Rule(
@@ -268,7 +270,7 @@ def _ada(policy: str) -> bool:
 
 def _known_policy(policy: str) -> bool:
     parts = _parts(policy)
-    return parts in (["ada"], ["ada", "cutout"]) or all(part in DIFF_AUGMENT for part in parts)
+    return parts in (["ada"], ["ada", "cutout"]) or all(part in POLICIES for part in parts)
 
 
 def _ends_early(c: Flat, net: str) -> bool:

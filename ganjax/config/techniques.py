@@ -62,7 +62,7 @@ TECHNIQUES: tuple[Technique, ...] = (
         3,
         ("loss.name",),
         "Goodfellow et al. 2014; Mao et al. 2017; Lim & Ye 2017; Arjovsky et al. 2017; Jolicoeur-Martineau 2018",
-        "nine adversarial losses",
+        "the adversarial loss of both networks",
     ),
     Technique(
         "loss_scale",

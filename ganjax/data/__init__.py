@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
@@ -16,6 +17,7 @@ __all__ = [
     "DATASETS",
     "Dataset",
     "Request",
+    "Source",
     "fit_images",
     "load",
     "pyramid",
@@ -25,13 +27,31 @@ __all__ = [
     "to_uint8",
 ]
 
-DATASETS: dict[str, Callable[[Request], Dataset]] = {
-    "digits": digits.digits,
-    "fashion_mnist": fashion_mnist.fashion_mnist,
-    "folder": folder.pictures,
-    "grid": mixtures.grid,
-    "ring": mixtures.ring,
-    "stacked_digits": digits.stacked_digits,
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset comes from, and what a config has to know of it (`config/names.py` reads the facts).
+
+    Attributes:
+        read: a request → the dataset.
+        points: whether it holds points of the plane instead of images.
+        in_memory: whether it is made in memory and cannot stream.
+        heldout: split → another split whose images it does not hold, for the monitor.
+    """
+
+    read: Callable[[Request], Dataset]
+    points: bool = False
+    in_memory: bool = False
+    heldout: Mapping[str, str] = field(default_factory=dict)
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(digits.digits, in_memory=True, heldout={"fit": "test"}),
+    "fashion_mnist": Source(fashion_mnist.fashion_mnist, heldout={"train": "test"}),
+    "folder": Source(folder.pictures),
+    "grid": Source(mixtures.grid, points=True, in_memory=True),
+    "ring": Source(mixtures.ring, points=True, in_memory=True),
+    "stacked_digits": Source(digits.stacked_digits, in_memory=True, heldout={"fit": "test"}),
 }
 
 _MAX_RESOLUTION = 4096
@@ -78,5 +98,5 @@ def load(
         max_corrupt=max_corrupt,
     )
     if name in DATASETS:
-        return DATASETS[name](request)
+        return DATASETS[name].read(request)
     return tfds_source.load_tfds(request, DATASETS)

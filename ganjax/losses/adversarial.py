@@ -20,6 +20,7 @@ With sp = softplus, r = D(real), f = D(fake), a = 1 - smoothing:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,12 +55,20 @@ class GenLoss(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """The losses of the two players and what a config has to know about them."""
+    """The losses of the two players and what a config has to know about them (`config/names.py` reads the last three).
+
+    Attributes:
+        dis, gen: D's and G's.
+        needs_reals: whether G's update must run D on reals as well.
+        has_targets: whether one-sided label smoothing is defined.
+        whole_batch: whether a value depends on the mean over the whole batch, which no part of it knows.
+    """
 
     dis: DisLoss
     gen: GenLoss
-    needs_reals: bool = False  # the G step must run D on reals as well
-    has_targets: bool = False  # one-sided label smoothing is defined
+    needs_reals: bool = False
+    has_targets: bool = False
+    whole_batch: bool = False
 
 
 def _at_least_float32(logits: Array) -> Array:
@@ -143,7 +152,7 @@ def _global_mean(logits: Array, axis_name: str | None) -> Array:
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
-def _relativistic_average(real_part: _Part, fake_part: _Part) -> Loss:
+def _relativistic_average(real_part: _Part, fake_part: _Part) -> tuple[DisLoss, GenLoss]:
     """Each side judged against the mean of the other over the *global* batch (Jolicoeur-Martineau 2018, sec. 4).
 
     G's loss is D's with the roles of reals and fakes swapped. The gradient flows through the means, and through
@@ -167,10 +176,10 @@ def _relativistic_average(real_part: _Part, fake_part: _Part) -> Loss:
         real, fake = _pair(real_logits, fake_logits)
         return dis(fake, real, axis_name=axis_name)
 
-    return Loss(dis, gen, needs_reals=True)
+    return dis, gen
 
 
-def _relativistic_pairing(part: _Part) -> Loss:
+def _relativistic_pairing(part: _Part) -> tuple[DisLoss, GenLoss]:
     """Real i against fake i (R3GAN, Huang et al. 2024, eq. 2): D part(r-f), G part(f-r)."""
 
     def dis(
@@ -190,7 +199,7 @@ def _relativistic_pairing(part: _Part) -> Loss:
         real, fake = _pair(real_logits, fake_logits)
         return part(fake - real)
 
-    return Loss(dis, gen, needs_reals=True)
+    return dis, gen
 
 
 def _log_real(logits: Array) -> Array:
@@ -224,11 +233,15 @@ LOSSES: dict[str, Loss] = {
     "hinge": Loss(_sum_of(_hinge_real, _hinge_fake), _on_fakes(jnp.negative)),
     "least_squares": Loss(_least_squares_dis, _on_fakes(_half_square_from_one), has_targets=True),
     "wasserstein": Loss(_sum_of(jnp.negative, lambda f: f), _on_fakes(jnp.negative)),
-    "ra_non_saturating": _relativistic_average(_log_real, jax.nn.softplus),
-    "ra_hinge": _relativistic_average(_hinge_real, _hinge_fake),
+    "ra_non_saturating": Loss(
+        *_relativistic_average(_log_real, jax.nn.softplus), needs_reals=True, whole_batch=True
+    ),
+    "ra_hinge": Loss(*_relativistic_average(_hinge_real, _hinge_fake), needs_reals=True, whole_batch=True),
     # targets +1 and -1 and no ½: the form of the relativistic paper, halved once like its siblings
-    "ra_least_squares": _relativistic_average(_square_from_one, _square_from_minus_one),
-    "rp_non_saturating": _relativistic_pairing(_log_real),
+    "ra_least_squares": Loss(
+        *_relativistic_average(_square_from_one, _square_from_minus_one), needs_reals=True, whole_batch=True
+    ),
+    "rp_non_saturating": Loss(*_relativistic_pairing(_log_real), needs_reals=True),
 }
 
 
@@ -264,7 +277,7 @@ def scaled(loss: Loss, logit_scale: float | Array) -> Loss:
         fake = logit_scale * _at_least_float32(fake_logits)
         return loss.gen(real, fake, axis_name=axis_name) / logit_scale
 
-    return Loss(dis, gen, needs_reals=loss.needs_reals, has_targets=loss.has_targets)
+    return dataclasses.replace(loss, dis=dis, gen=gen)
 
 
 def flip_labels(

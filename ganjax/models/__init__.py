@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ganjax.config.options import FAMILIES
+from ganjax.config.names import FAMILIES
 from ganjax.models.base import Family
 
 MODELS: dict[str, Family] = {name: import_module(f"ganjax.models.{name}").FAMILY for name in FAMILIES}

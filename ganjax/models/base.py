@@ -90,12 +90,15 @@ class Spec:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks.
+    """A family of networks. `config/names.py` reads what a config has to know of it: `attention` and the norms.
 
     Attributes:
       networks: a spec → (G, D).
       resolutions: sides in pixels that it makes; empty for points.
       sides: resolution → sides of the images that G can give with multi-scale gradients, ascending.
+      attention: whether it has self-attention.
+      gen_norm: the one normalisation that G is made for, a value of `gen.norm`; None for any.
+      dis_norm: whether D has normalisation layers.
       truncates: whether G's `__call__` takes `truncation`; else the latent vectors are truncated.
       changes: what its networks have come to compute otherwise with the same weights, oldest first, as ends of "since
         then …".
@@ -105,6 +108,9 @@ class Family:
     networks: Callable[[Spec], tuple[nn.Module, nn.Module]]
     resolutions: tuple[int, ...] = ()
     sides: Callable[[int], tuple[int, ...]] = levels
+    attention: bool = False
+    gen_norm: str | None = None
+    dis_norm: bool = True
     truncates: bool = False
     changes: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()

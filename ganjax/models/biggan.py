@@ -162,4 +162,11 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     return gen, dis
 
 
-FAMILY = Family(networks, tuple(GEN_TABLE), sides, reshaped=(SUMS + " after each level",))
+FAMILY = Family(
+    networks,
+    tuple(GEN_TABLE),
+    sides,
+    reshaped=(SUMS + " after each level",),
+    attention=True,
+    gen_norm="batch",
+)

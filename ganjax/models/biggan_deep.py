@@ -94,4 +94,7 @@ FAMILY = Family(
     tuple(GEN_TABLE),
     sides,
     reshaped=(SUMS + " after each level", "D has its authors' levels at 32 and 64 pixels"),
+    attention=True,
+    gen_norm="batch",
+    dis_norm=False,
 )

@@ -126,4 +126,6 @@ def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
     )
 
 
-FAMILY = Family(networks, levels(1024)[1:], reshaped=(SUMS + ", unless model.msg_images=separate",))
+FAMILY = Family(
+    networks, levels(1024)[1:], reshaped=(SUMS + ", unless model.msg_images=separate",), dis_norm=False
+)

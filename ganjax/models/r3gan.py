@@ -205,4 +205,6 @@ FAMILY = Family(
     levels(1024)[1:],
     reshaped=(SUMS, "D's vectors of the labels have the channels of the coarsest level, as the authors'"),
     changes=("it resamples by the filter (1, 3, 3, 1), as the authors', not (1, 2, 1)",),
+    gen_norm="none",
+    dis_norm=False,
 )

@@ -221,4 +221,5 @@ FAMILY = Family(
         SUMS + " after each block",
         "D's blocks at 48, 64 and 128 pixels are as wide inside as what they get, as the authors'",
     ),
+    attention=True,
 )

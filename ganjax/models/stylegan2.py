@@ -309,4 +309,6 @@ FAMILY = Family(
     changes=(
         "convolutions that double or halve keep the samples at the top and left border, as the authors' do",
     ),
+    gen_norm="none",
+    dis_norm=False,
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ganjax.config.options import PARTS
+from ganjax.config.names import HIGHER_IS_BETTER, MEASURE_OF
 from ganjax.data import Dataset
-from ganjax.evals.metrics.measures import HIGHER_IS_BETTER, check_names
+from ganjax.evals.metrics.measures import check_names
 from ganjax.models import revisions
 from ganjax.run.evaluate import Judge, write_results
 from ganjax.run.sample import BEST, Sampler
@@ -52,7 +52,7 @@ class Evaluator:
         self._judge: Judge | None = None
         if options.every_kimg:
             check_names(self._names, "eval.metrics")
-            needed = PARTS.get(options.best, options.best)
+            needed = MEASURE_OF[options.best]
             if options.keep_best and needed not in self._names:
                 raise UserError(
                     f"eval.best={options.best!r} needs {needed!r} in eval.metrics={options.metrics!r}."

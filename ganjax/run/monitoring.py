@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ganjax.config.rules import MIXTURES
-from ganjax.data import Dataset, to_float
+from ganjax.data import DATASETS, Dataset, to_float
 from ganjax.evals.metrics.ms_ssim import count_scales, ms_ssim
 from ganjax.evals.monitor import Probe, Reference, Watch, features_of
 from ganjax.evals.monitor.verdicts import Row
@@ -20,12 +20,6 @@ from ganjax.run.setup import Setup, batch_unit, load_data
 from ganjax.training import parallel
 from ganjax.training.build import at_sides, compared_together
 
-# Splits that D is not shown when it trains on the first: digits' `train` is everything.
-HELD_OUT = {
-    ("fashion_mnist", "train"): "test",
-    ("digits", "fit"): "test",
-    ("stacked_digits", "fit"): "test",
-}
 REFERENCE_IMAGES = 4096  # of which the reference is made
 JUDGED = 0.25  # share of the fixed batch that D judges: its passes cost most
 
@@ -107,7 +101,8 @@ def held_out(config: ConfigDict) -> Dataset | None:
     data, split = config.data, config.monitor.heldout
     seed = config.seed
     if split == "auto":
-        split = data.split if data.name in MIXTURES else HELD_OUT.get((data.name, data.split), "none")
+        known = DATASETS[data.name].heldout if data.name in DATASETS else {}
+        split = data.split if data.name in MIXTURES else known.get(data.split, "none")
         seed += data.name in MIXTURES
     if split == "none":
         return None

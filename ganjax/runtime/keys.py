@@ -53,7 +53,7 @@ def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
 
 def update_number(name: str, i: int | jax.Array) -> int | jax.Array:
     """Returns the number of a step's `i`-th update of `dis` or `gen`, for `image_keys`."""
-    return 2 * i + (name == "gen")
+    return 2 * i + int(name == "gen")
 
 
 def image_keys(seed: jax.Array, step: jax.Array, update: int | jax.Array, index: jax.Array) -> jax.Array:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ganjax.config.options import PARTS, Value
+from ganjax.config.names import MEASURE_OF
+from ganjax.config.options import Value
 from ganjax.config.recipe import check, differences, flatten, load_file, set_option, to_json
 from ganjax.runtime.errors import UserError
 
@@ -228,7 +229,7 @@ def _set_budget(study: Study, config: ConfigDict) -> None:
     config.monitor.every_steps = every
     config.log.sample_every_steps = config.train.steps
     config.checkpoint.every_steps = every * max(1, LOG_LINES // CHECKPOINTS)
-    config.eval.metrics = ",".join(dict.fromkeys(PARTS.get(name, name) for name in study.metrics))
+    config.eval.metrics = ",".join(dict.fromkeys(MEASURE_OF.get(name, name) for name in study.metrics))
     config.eval.samples = study.samples
     config.eval.keep_best = 0
     config.eval.every_kimg = config.train.steps * images / 1000 / study.evaluations

@@ -46,6 +46,19 @@ class Optimizer:
         return self.project(optax.apply_updates(params, updates)), opt_state, rate
 
 
+# name → (rate, β₁, β₂, ε, decay) → the optax rule.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": lambda rate, beta1, beta2, eps, decay: optax.adam(rate, beta1, beta2, eps),
+    "adamw": lambda rate, beta1, beta2, eps, decay: optax.adamw(rate, beta1, beta2, eps, weight_decay=decay),
+    # optax adds eps inside the root by default: 1e-8 would be 1e-4 there
+    "rmsprop": lambda rate, beta1, beta2, eps, decay: optax.rmsprop(
+        rate, decay=beta2, eps=eps, eps_in_sqrt=False
+    ),
+    "sgd": lambda rate, beta1, beta2, eps, decay: optax.sgd(rate, momentum=beta1 or None),
+    "lion": lambda rate, beta1, beta2, eps, decay: optax.lion(rate, beta1, beta2, weight_decay=decay),
+}
+
+
 def make_chain(
     name: str,
     *,
@@ -56,10 +69,10 @@ def make_chain(
     clip_norm: float,
     inject_beta2: bool = False,
 ) -> optax.GradientTransformation:
-    """The optax chain `name`: adam, adamw, rmsprop, sgd or lion.
+    """Returns the optax chain of an optimiser.
 
     Args:
-      name: of the optimiser; rmsprop decays by `beta2`, sgd has momentum `beta1`.
+      name: a key of `OPTIMIZERS`; rmsprop decays by `beta2`, sgd has momentum `beta1`.
       beta1, beta2, eps: as in Adam.
       weight_decay: decoupled, for adamw and lion.
       clip_norm: largest global norm of the gradient; 0 for none.
@@ -67,14 +80,7 @@ def make_chain(
     """
 
     def chain(learning_rate: float, beta2: float = beta2) -> optax.GradientTransformation:
-        rule = {
-            "adam": lambda: optax.adam(learning_rate, beta1, beta2, eps),
-            "adamw": lambda: optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay),
-            # optax adds eps inside the root by default: 1e-8 would be 1e-4 there
-            "rmsprop": lambda: optax.rmsprop(learning_rate, decay=beta2, eps=eps, eps_in_sqrt=False),
-            "sgd": lambda: optax.sgd(learning_rate, momentum=beta1 or None),
-            "lion": lambda: optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay),
-        }[name]()
+        rule = OPTIMIZERS[name](learning_rate, beta1, beta2, eps, weight_decay)
         return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
     fixed = () if inject_beta2 else ("beta2",)

@@ -243,7 +243,7 @@ def test_the_warp_is_scipys():
 
     @jax.jit
     def run(keys, images):
-        affine = ada.random_affine(ada.Dice(keys, 18), jnp.float32(1), 12, 16)
+        affine = ada.random_affine(ada.Draws(keys, 18), jnp.float32(1), 12, 16)
         return affine, ada.warp(images, affine, 12, 16)
 
     affine, got = run(keys(), images)
@@ -298,8 +298,8 @@ def test_colour_is_the_papers_product_of_matrices():
 
 @jax.jit
 def ada_parameters(keys, p):
-    affine = ada.random_affine(ada.Dice(keys[0], 18), p, 32, 32)
-    return affine, *(ada.random_colour(ada.Dice(k, 10), p, c) for k, c in ((keys[1], 3), (keys[2], 1)))
+    affine = ada.random_affine(ada.Draws(keys[0], 18), p, 32, 32)
+    return affine, *(ada.random_colour(ada.Draws(k, 10), p, c) for k, c in ((keys[1], 3), (keys[2], 1)))
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])

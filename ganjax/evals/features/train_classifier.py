@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from ganjax.data import Dataset, load, to_float
-from ganjax.data.augment.ada import Affine, Dice, warp
+from ganjax.data.augment.ada import Affine, Draws, warp
 from ganjax.evals.features.classifiers import Net, pack, unpack
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.version import __version__
@@ -42,10 +42,10 @@ WEIGHT_DECAY = 1e-3
 def jittered(keys: jax.Array, images: jax.Array, strength: float) -> jax.Array:
     """Each image turned, stretched and shifted a little, in proportion to `strength`; float [N, H, W, C], N keys."""
     height, width = images.shape[1:3]
-    dice = Dice(keys, 5)
+    draws = Draws(keys, 5)
 
     def draw(most: float) -> jax.Array:
-        return dice.uniform(-strength * most, strength * most)
+        return draws.uniform(-strength * most, strength * most)
 
     one = jnp.ones(len(images), jnp.float32)
     theta = draw(TURN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,28 +182,30 @@ def memory(case: Case) -> dict[str, Number]:
     }
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A measure, and what choosing by its numbers has to know (`config/names.py` reads it).
+
+    Attributes:
+      call: a case → its numbers by name.
+      higher_is_better: number → whether more is better; those without have no better and worse by themselves.
+    """
+
+    call: Callable[[Case], dict[str, Number]]
+    higher_is_better: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+
+
 # What --metrics takes.
-MEASURES: dict[str, Callable[[Case], dict[str, Number]]] = {
-    "fid": fid,
-    "kid": kid,
-    "is": score,
-    "prdc": prdc,
-    "ms_ssim": ms_ssim,
-    "modes": modes,
-    "nearest": memory,
-}
-# Whether more is better, for choosing the best checkpoint. The others have no better and worse by themselves.
-HIGHER_IS_BETTER = {
-    "fid": False,
-    "kid": False,
-    "is": True,
-    "precision": True,
-    "recall": True,
-    "density": True,
-    "coverage": True,
-    "modes": True,
-    "kl": False,
-    "high_quality": True,
+MEASURES: dict[str, Measure] = {
+    "fid": Measure(fid, higher_is_better={"fid": False}),
+    "kid": Measure(kid, higher_is_better={"kid": False}),
+    "is": Measure(score, higher_is_better={"is": True}),
+    "prdc": Measure(
+        prdc, higher_is_better={"precision": True, "recall": True, "density": True, "coverage": True}
+    ),
+    "ms_ssim": Measure(ms_ssim),
+    "modes": Measure(modes, higher_is_better={"modes": True, "kl": False, "high_quality": True}),
+    "nearest": Measure(memory),
 }
 
 
@@ -235,8 +237,8 @@ def measure(names: Sequence[str], case: Case, protocol: Protocol, *, floor: bool
     real = floor_case(case) if floor else None
     results = []
     for name in names:
-        below = MEASURES[name](real) if real else {}
-        for key, number in MEASURES[name](case).items():
+        below = MEASURES[name].call(real) if real else {}
+        for key, number in MEASURES[name].call(case).items():
             low, high = number.interval
             settings = tuple(sorted(number.settings.items()))
             results.append(

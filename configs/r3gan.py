@@ -9,8 +9,9 @@ probability. G's updates have reals of their own. All as in the authors' `train.
 is at most a quarter of the images seen, up to 5 million (theirs grows by the same cosine).
 Arguments: `small` is 8×8 digits for a CPU, with labels; `conditional`.
 
-Measured here only `small` (2026-11-25, 2 CPU cores, one run): 141 s alone, 99.2 % of 2,000 samples are of the
-asked class by a classifier of the real digits (docs/models.md). The full size was compiled and not trained.
+Measured here only `small`: FID of 2,000 samples 5.7 (5.2 to 6.0), 99.3 % of the asked class (three seeds, H200,
+2026-11-28; 18.8 at a quarter of its rate, 7.1 at twice: docs/models.md); 141 s on 2 CPU cores (2026-11-25). The full size
+was compiled and not trained.
 """
 
 from ganjax.config import default_config, parse_arg
@@ -60,7 +61,7 @@ def get_config(arg: str = ""):
             net.width = 48
             net.max_width = 48
             net.depth = 1
-            net.optimizer.learning_rate = 1e-3
+            net.optimizer.learning_rate = 4e-3
             net.optimizer.schedule_end = 1.0
         config.train.batch_size = 64
         config.train.steps = 1000

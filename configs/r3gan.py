@@ -10,8 +10,8 @@ is at most a quarter of the images seen, up to 5 million (theirs grows by the sa
 Arguments: `small` is 8×8 digits for a CPU, with labels; `conditional`.
 
 Measured here only `small`: FID of 2,000 samples 5.7 (5.2 to 6.0), 99.3 % of the asked class (three seeds, H200,
-2026-11-28; 18.8 at a quarter of its rate, 7.1 at twice: docs/models.md); 141 s on 2 CPU cores (2026-11-25). The full size
-was compiled and not trained.
+2026-11-28; 18.8 at a quarter of its rate, 7.1 at twice: docs/models.md); 141 s on 2 CPU cores (2026-11-25). The full
+size was compiled and not trained.
 """
 
 from ganjax.config import default_config, parse_arg

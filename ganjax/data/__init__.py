@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ganjax.data.dataset import Dataset, Request, fit_images
-from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
 from ganjax.data.lazy import MAX_CORRUPT
-from ganjax.data.order import shuffled_indices
 from ganjax.data.sources import digits, fashion_mnist, folder, mixtures
 from ganjax.data.sources import tfds as tfds_source
 from ganjax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ganjax.data.images import pyramid, random_flip, to_float, to_uint8
+    from ganjax.data.order import shuffled_indices
 
 __all__ = [
     "DATASETS",
@@ -26,6 +30,19 @@ __all__ = [
     "to_float",
     "to_uint8",
 ]
+
+
+_ON_DEVICE = {
+    **dict.fromkeys(("pyramid", "random_flip", "to_float", "to_uint8"), "images"),
+    "shuffled_indices": "order",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs JAX at its first use: `ganjax data prepare` and each of its workers start without it."""
+    if name in _ON_DEVICE:
+        return getattr(importlib.import_module(f"ganjax.data.{_ON_DEVICE[name]}"), name)
+    raise AttributeError(f"module 'ganjax.data' has no attribute {name!r}")
 
 
 @dataclass(frozen=True)

@@ -350,7 +350,7 @@ def test_offline_connects_to_nothing_but_this_machine(offline: str, code: int) -
     """To an address of documentation, where nobody answers; the listener on this machine always may be reached."""
     program = """
 import socket, sys
-from ganjax import cli
+from ganjax.cli import main as cli
 cli.forbid_network()
 with socket.create_server(("127.0.0.1", 0)) as server:
     socket.create_connection(server.getsockname()).close()

@@ -280,7 +280,7 @@ def test_fresh_reals_are_the_next_ones_and_g_is_paired_with_them():
     fixed = {"dis__optimizer__learning_rate": 0.0, "loss__name": "rp_non_saturating"}
     toy = Toy(reals, [0.3, 0.1], weights, train__fresh_reals=True, train__gen_steps=2, **fixed)
     toy_reals = toy.build.make_batch(
-        (jax.numpy.asarray(reals, np.float32), None), toy.first, jax.numpy.arange(64)
+        (jax.numpy.asarray(reals, np.float32), None), toy.first.seed, toy.first.step, jax.numpy.arange(64)
     ).reals[0]
     assert toy_reals.shape == (3, 64, 2)
     order = [tuple(map(float, x)) for x in np.asarray(toy_reals).reshape(-1, 2)]

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Everything that must be green: bash launch/test.sh [--fast] [--tests-only] [arguments for pytest]
-#   --fast        leaves out the tests marked slow
-#   --tests-only  leaves out the linters and the type checker
+# What must be green: bash launch/test.sh [--all | --slow] [--tests-only] [arguments for pytest]
+#   without a flag  linters, types, pages, and the tests of every module that take seconds
+#   --all           the slow tests too: everything
+#   --slow          the slow tests alone
+#   --tests-only    leaves out the linters and the type checker
 # Exits with 0 only if every check passed. The last lines are pytest's summary. Environment: as for local.sh.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-lint=true markers=()
+lint=true markers=(-m 'not slow')
 while true; do
   case ${1:-} in
-    --fast) markers=(-m 'not slow') ;;
+    --all) markers=() ;;
+    --slow) markers=(-m slow) ;;
     --tests-only) lint=false ;;
     *) break ;;
   esac

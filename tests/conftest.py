@@ -39,6 +39,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `tests/slow_tests.txt` lists, which is made from measured times."""
+    listed = (ROOT / "tests" / "slow_tests.txt").read_text().splitlines()
+    slow = {line.partition("  #")[0] for line in listed if not line.startswith("#")}
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_unconfigure() -> None:
     if CACHE:
         shutil.rmtree(CACHE, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 
 import jax
+import numpy as np
 
 
 @enum.unique
@@ -46,7 +47,7 @@ class Stream(enum.IntEnum):
     FLIP = 2**31 - 1
 
 
-def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
+def stream_key(seed: int | np.integer | jax.Array, stream: Stream) -> jax.Array:
     """Returns the key of a stream of the whole run."""
     return jax.random.fold_in(jax.random.key(seed), stream)
 

@@ -58,7 +58,8 @@ class GanState:
 
     def with_net(self, name: str, net: NetState) -> GanState:
         """Returns the state with another `gen` or `dis`."""
-        return dataclasses.replace(self, **{name: net})
+        changes: dict[str, Any] = {name: net}
+        return dataclasses.replace(self, **changes)
 
 
 def copy_tree(tree: Tree) -> Tree:

@@ -9,8 +9,9 @@ import numpy as np
 from ganjax.config import recipe as configs
 from ganjax.config.rules import OWN_NORM
 from ganjax.data import Dataset
+from ganjax.data.images import at_sides
 from ganjax.models import MODELS
-from ganjax.training.build import at_sides, image_sides, make_networks
+from ganjax.training.build import image_sides, make_networks
 
 FAMILIES = [name for name in MODELS if name != "mlp"]
 

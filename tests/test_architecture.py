@@ -79,6 +79,15 @@ def test_imports_point_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_configs_end_where_networks_and_steps_are_built(path: Path) -> None:
+    """Networks, data, losses, the step and the measures take plain values."""
+    plain = room_of(module_name(path)) in ("runtime", "models", "data", "losses", "training", "evals")
+    if plain and relative(path) != "ganjax/training/build.py":
+        found = {module.partition(".")[0] for _, module in imports(path)}
+        assert "ml_collections" not in found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_package_imports_only_what_it_declares(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = [

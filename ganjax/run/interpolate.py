@@ -17,12 +17,12 @@ import numpy as np
 
 from ganjax.data.images import to_uint8
 from ganjax.models.base import BASE
+from ganjax.models.latents import make_latents
 from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.runtime.logs.files import write_atomically
 from ganjax.runtime.logs.images import grid_picture, write_grid
-from ganjax.training.build import make_latents
 
 CHUNK = 64  # images made in one call
 FORMATS = (".gif", ".webp", ".mp4")

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from ganjax.config.rules import MIXTURES
 from ganjax.data import DATASETS, Dataset, to_float
+from ganjax.data.images import at_sides
 from ganjax.evals.metrics.ms_ssim import count_scales, ms_ssim
 from ganjax.evals.monitor import Probe, Reference, Watch, features_of
 from ganjax.evals.monitor.verdicts import Row
 from ganjax.run.setup import Setup, batch_unit, load_data
 from ganjax.training import parallel
-from ganjax.training.build import at_sides, compared_together
+from ganjax.training.build import compared_together
 
 REFERENCE_IMAGES = 4096  # of which the reference is made
 JUDGED = 0.25  # share of the fixed batch that D judges: its passes cost most

@@ -20,6 +20,7 @@ from ganjax.data.images import to_uint8
 from ganjax.evals.metrics.modes import count_modes
 from ganjax.evals.metrics.neighbours import nearest_neighbours
 from ganjax.models import revisions
+from ganjax.models.latents import make_latents
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
@@ -27,7 +28,7 @@ from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
 from ganjax.runtime.logs.files import write_atomically
 from ganjax.training import parallel
-from ganjax.training.build import Build, make_latents
+from ganjax.training.build import Build
 from ganjax.training.state import GanState
 
 Tree = Any

@@ -17,19 +17,21 @@ from ganjax.config.recipe import flatten
 from ganjax.data import Dataset
 from ganjax.data.delivery import MakeBatch, make_delivery
 from ganjax.data.images import at_sides
-from ganjax.losses import penalties
+from ganjax.losses import penalties, terms
+from ganjax.losses.adversarial import LOSSES
+from ganjax.losses.objective import Objective, Term
+from ganjax.losses.penalties import PENALTIES
 from ganjax.models import MODELS
 from ganjax.models.base import Spec
+from ganjax.models.latents import make_latents
 from ganjax.models.layers import native
 from ganjax.models.layers.layers import DISCRIMINATION_GROUP
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.training.control import initial_control, make_average, make_control_update, make_transform
 from ganjax.training.forward import GAN, Player, dis_forward, gen_forward
-from ganjax.training.optim import Optimizer, make_chain, make_schedule
-from ganjax.training.schedules import make_beta2
+from ganjax.training.optim import Optimizer, make_chain, make_progress, make_schedule
 from ganjax.training.state import GanState, NetState, copy_tree
-from ganjax.training.terms import dis_objective, gen_objective
 
 Tree = Any
 # Sides in pixels that each choice connects, named as StyleGAN names its styles; the last side always is.
@@ -76,13 +78,31 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
     sides = image_sides(config, dataset)
     gen, dis = make_networks(config, dataset, axis_name)
     gen_steps, dis_steps = config.train.gen_steps, config.train.dis_steps
+    progress = progress_of(config, "dis")
     gan = GAN(
         gen=Player("gen", gen, make_optimizer(config, "gen"), gen_objective(config), gen_forward, gen_steps),
         dis=Player("dis", dis, make_optimizer(config, "dis"), dis_objective(config), dis_forward, dis_steps),
         latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
-        transform=make_transform(config),
-        update_control=make_control_update(config),
-        average=make_average(config),
+        transform=make_transform(
+            policy_of(config),
+            color_share=config.augment.color_share,
+            noise=config.noise.schedule if config.noise.std > 0 else None,
+            noise_steps=config.noise.end * config.train.steps,
+        ),
+        update_control=make_control_update(
+            ada_target=config.augment.target,
+            ada_images=config.train.batch_size * dis_steps,
+            ada_speed_kimg=config.augment.speed_kimg,
+            planned_p=(lambda step: config.augment.final_p * progress(step))
+            if config.augment.final_p
+            else None,
+            balance=(config.train.balance_low, config.train.balance_high),
+        ),
+        average=make_average(
+            images=config.train.batch_size * gen_steps,
+            half_life=config.ema.half_life_kimg * 1000,
+            rampup=config.ema.rampup,
+        ),
         rolled=loops_pay(config),
         accumulate=config.train.accumulate,
         packing=config.dis.packing,
@@ -222,24 +242,77 @@ def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
     )
 
 
-def make_latents(dim: int, distribution: str, truncation: float = 1.0) -> Callable[[jax.Array], jax.Array]:
-    """keys [n] → latent vectors [n, dim] float32, each from its own key.
+def dis_objective(config: ConfigDict) -> Objective:
+    """Returns D's objective: the adversarial loss and the penalties whose weight is not zero."""
+    loss, options = LOSSES[config.loss.name], config.penalty
+    found: dict[str, Term] = {"adversarial": terms.dis_adversarial(loss, flip=config.loss.label_flip > 0)}
+    weights: dict[str, str] = {}
+    if options.name != "none":
+        penalty = terms.falling(PENALTIES[options.name], progress_of(config, "dis"), options.final_scale)
+        found["penalty"], weights["penalty"] = terms.lazily(penalty, options.every), "penalty/weight"
+    if options.drift:
+        found["drift"], weights["drift"] = lambda r: penalties.drift(r.real_logits), "penalty/drift"
+    if options.lecam:
+        found["lecam"], weights["lecam"] = terms.lecam_term(options.lecam_start), "penalty/lecam"
+    if options.consistency:
+        term = terms.consistency_term(options.consistency_fakes)
+        found["consistency"], weights["consistency"] = term, "penalty/consistency"
+    if config.loss.auxiliary_classifier:
+        found["classes"] = lambda r: terms.class_loss(r, reals=True)
+        weights["classes"] = "loss/auxiliary_classifier"
+    return Objective(found, weights, needs_sown="classes" in found)
 
-    A `truncation` other than 1 keeps each coordinate of a normal vector within ±truncation, drawing anew what lies
-    outside (Brock et al. 2019, section 3.1), and scales a uniform one; the sphere's length is kept.
-    """
 
-    def one(key: jax.Array) -> jax.Array:
-        if distribution == "uniform":
-            return jax.random.uniform(key, (dim,), jnp.float32, -truncation, truncation)
-        if truncation == 1.0:
-            z = jax.random.normal(key, (dim,), jnp.float32)
-        else:
-            z = jax.random.truncated_normal(key, -truncation, truncation, (dim,), jnp.float32)
-        return z * (dim**0.5 / jnp.linalg.norm(z)) if distribution == "sphere" else z
+def gen_objective(config: ConfigDict) -> Objective:
+    """Returns G's objective: the adversarial loss and what else the config asks for."""
+    loss = LOSSES[config.loss.name]
+    found: dict[str, Term] = {"adversarial": terms.gen_adversarial(loss)}
+    if matching := config.loss.feature_matching > 0:
+        found["feature_matching"] = terms.feature_matching
+    if classify := config.loss.auxiliary_classifier > 0:
+        found["classes"] = lambda r: terms.class_loss(r, reals=False)
+    if config.loss.path_length:
+        found["path_length"] = terms.path_length(config.loss.path_length_every)
+    if config.penalty.orthogonal:
+        found["orthogonal"] = lambda r: penalties.orthogonality(r.params)
+    weights = {name: key for name, key in GEN_WEIGHTS.items() if name in found}
+    return Objective(
+        found, weights, needs_reals=loss.needs_reals or matching, needs_sown=matching or classify
+    )
 
-    return jax.vmap(one)
 
+def progress_of(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns step → how far the schedule of the learning rate of `gen` or `dis` has come, 0 to 1."""
+    options = config[net].optimizer
+    return make_progress(
+        options.schedule,
+        steps=config.train.steps,
+        warmup_steps=options.warmup_steps,
+        end=options.schedule_end,
+    )
+
+
+def make_beta2(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns β₂ from `beta2` to `final_beta2` as the rate goes to its end (Huang et al. 2024); None where it stays."""
+    options = config[net].optimizer
+    if not options.final_beta2:
+        return None
+    progress = progress_of(config, net)
+    return lambda step: options.beta2 + (options.final_beta2 - options.beta2) * progress(step)
+
+
+def policy_of(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the parts of `augment.policy`."""
+    return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
+
+
+# Terms of G with a weight, and the name of the weight in `state.hyper`.
+GEN_WEIGHTS = {
+    "feature_matching": "loss/feature_matching",
+    "classes": "loss/auxiliary_classifier",
+    "path_length": "loss/path_length",
+    "orthogonal": "penalty/orthogonal",
+}
 
 # Options whose values the step takes as arguments, by their names in `state.hyper`; the seed is one as well.
 TRACED = {
@@ -302,6 +375,13 @@ def make_initialiser(
         "dis": jax.jit(gan.dis.optimizer.tx.init),
     }
 
+    control = initial_control(
+        ada="ada" in policy_of(config),
+        lecam=config.penalty.lecam > 0,
+        path_length=config.loss.path_length > 0,
+        balance=config.train.balance == "adaptive",
+    )
+
     def initialise(hyper: dict[str, jax.Array]) -> GanState:
         nets = {}
         gen, dis = make(hyper["seed"])
@@ -310,7 +390,7 @@ def make_initialiser(
             nets[name] = NetState(variables["params"], stats, starts[name](variables["params"]))
         ema = copy_tree({"params": gen["params"], **nets["gen"].stats})
         step = jnp.zeros((), jnp.int32)
-        state = GanState(step=step, ema=ema, control=initial_control(config), hyper=hyper, **nets)
+        state = GanState(step=step, ema=ema, control=control, hyper=hyper, **nets)
         return copy_tree(state)  # donation wants every buffer once; optax shares some zeros
 
     return initialise

@@ -7,12 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from ganjax.data.augment import NOISE_SCHEDULES, ada_update, transform
 from ganjax.data.images import Images
 from ganjax.losses.penalties import lecam_update
-from ganjax.training.schedules import progress_of
 from ganjax.training.state import GanState
 
 Tree = Any
@@ -21,36 +19,38 @@ ADA_EVERY = 4  # steps between two moves of ADA's p (Karras et al. 2020)
 ACCURACY_DECAY = 0.9  # of D's running accuracy, which the adaptive balance reads
 
 
-def policy_of(config: ConfigDict) -> tuple[str, ...]:
-    """Returns the parts of `augment.policy`."""
-    return tuple(filter(None, (part.strip() for part in config.augment.policy.split(","))))
-
-
-def initial_control(config: ConfigDict) -> dict[str, jax.Array]:
-    """Returns the control values that the config's techniques need, at their start."""
+def initial_control(*, ada: bool, lecam: bool, path_length: bool, balance: bool) -> dict[str, jax.Array]:
+    """Returns the control values that the techniques in use need, at their start."""
     start: dict[str, float] = {}
-    if "ada" in policy_of(config):
+    if ada:
         start |= {"ada/p": 0.0, "ada/sign": 0.0}
-    if config.penalty.lecam:
+    if lecam:
         start |= {"lecam/real": 0.0, "lecam/fake": 0.0}
-    if config.loss.path_length:
+    if path_length:
         start |= {"path_length/mean": 0.0}
-    if config.train.balance == "adaptive":
+    if balance:
         start |= {"balance/accuracy": 0.5, "rest/dis": 0.0, "rest/gen": 0.0}
     control = {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
     return {**control, "fault/dis": jnp.asarray(-1, jnp.int32), "fault/gen": jnp.asarray(-1, jnp.int32)}
 
 
-def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState], Images]:
-    """Returns `data.augment.transform` of D's inputs at the strengths that the state of the run gives."""
-    policy = policy_of(config)
-    noisy, schedule = config.noise.std > 0, config.noise.schedule
-    noise_steps = max(1.0, config.noise.end * config.train.steps)
+def make_transform(
+    policy: tuple[str, ...], *, color_share: float, noise: str | None, noise_steps: float
+) -> Callable[[jax.Array, Images, GanState], Images]:
+    """Returns `data.augment.transform` of D's inputs at the strengths that the state of the run gives.
+
+    Args:
+      policy: parts of `augment.policy`.
+      color_share: ADA's share of color transforms.
+      noise: the schedule of the noise, a key of `NOISE_SCHEDULES` or `ada`; None for no noise.
+      noise_steps: steps after which the schedule is at its end.
+    """
 
     def noise_level(state: GanState) -> jax.Array:
-        if schedule == "ada":
+        if noise == "ada":
             return jnp.minimum(state.control["ada/p"], 1.0)
-        return NOISE_SCHEDULES[schedule](jnp.minimum(state.step.astype(jnp.float32) / noise_steps, 1.0))
+        done = jnp.minimum(state.step.astype(jnp.float32) / max(1.0, noise_steps), 1.0)
+        return NOISE_SCHEDULES[str(noise)](done)
 
     def of_state(keys: jax.Array, images: Images, state: GanState) -> Images:
         return transform(
@@ -58,33 +58,43 @@ def make_transform(config: ConfigDict) -> Callable[[jax.Array, Images, GanState]
             images,
             policy,
             p=state.control.get("ada/p"),
-            color_share=config.augment.color_share,
-            noise_std=state.hyper["noise/std"] * noise_level(state) if noisy else None,
+            color_share=color_share,
+            noise_std=state.hyper["noise/std"] * noise_level(state) if noise else None,
         )
 
     return of_state
 
 
-def make_control_update(config: ConfigDict) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
-    """Returns the function (state, metrics of this step) → the control values of the next step."""
-    ada = "ada" in policy_of(config)
-    images = config.train.batch_size * config.train.dis_steps
-    planned = config.augment.final_p
-    progress = progress_of(config, "dis")
+def make_control_update(
+    *,
+    ada_target: float,
+    ada_images: int,
+    ada_speed_kimg: float,
+    planned_p: Callable[[jax.Array], jax.Array] | None,
+    balance: tuple[float, float],
+) -> Callable[[GanState, Metrics], dict[str, jax.Array]]:
+    """Returns the function (state, metrics of this step) → the control values of the next step.
+
+    Args:
+      ada_target, ada_speed_kimg: see `ada_update`.
+      ada_images: reals that D sees in a step.
+      planned_p: step → ADA's p where it follows a plan, else None.
+      balance: accuracies of D below which G rests, and above which D rests.
+    """
 
     def update_control(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
         control = dict(state.control)
-        if ada and planned:
-            control["ada/p"] = planned * progress(state.step + 1)
-        elif ada:
+        if "ada/p" in control and planned_p is not None:
+            control["ada/p"] = planned_p(state.step + 1)
+        elif "ada/p" in control:
             sign = control["ada/sign"] + metrics["dis/sign_real"] / ADA_EVERY
             due = (state.step + 1) % ADA_EVERY == 0
             moved = ada_update(
                 control["ada/p"],
                 sign,
-                target=config.augment.target,
-                images_per_update=images * ADA_EVERY,
-                speed_kimg=config.augment.speed_kimg,
+                target=ada_target,
+                images_per_update=ada_images * ADA_EVERY,
+                speed_kimg=ada_speed_kimg,
             )
             control["ada/p"] = jnp.where(due, moved, control["ada/p"])
             control["ada/sign"] = jnp.where(due, jnp.zeros_like(sign), sign)
@@ -98,21 +108,24 @@ def make_control_update(config: ConfigDict) -> Callable[[GanState, Metrics], dic
             accuracy = control["balance/accuracy"]
             accuracy = ACCURACY_DECAY * accuracy + (1 - ACCURACY_DECAY) * metrics["dis/accuracy"]
             control["balance/accuracy"] = accuracy
-            control["rest/dis"] = (accuracy > config.train.balance_high).astype(jnp.float32)
-            control["rest/gen"] = (accuracy < config.train.balance_low).astype(jnp.float32)
+            control["rest/dis"] = (accuracy > balance[1]).astype(jnp.float32)
+            control["rest/gen"] = (accuracy < balance[0]).astype(jnp.float32)
         return control
 
     return update_control
 
 
-def make_average(config: ConfigDict) -> Callable[[GanState], Tree]:
+def make_average(*, images: int, half_life: float, rampup: float) -> Callable[[GanState], Tree]:
     """Returns the function state after the step → G's averaged variables (Karras et al. 2018; StyleGAN2's half-life).
 
     Parameters and batch statistics are averaged alike, so that they stay a pair; spectral vectors and StyleGAN2's mean
     style, which is an average already, are G's own, as in the authors' code.
+
+    Args:
+      images: that G makes in a step.
+      half_life: in images; 0 averages nothing.
+      rampup: the half-life is at most this share of the images made; 0 is off.
     """
-    images = config.train.batch_size * config.train.gen_steps
-    half_life, rampup = config.ema.half_life_kimg * 1000, config.ema.rampup
 
     @jax.named_scope("average")
     def average(state: GanState) -> Tree:

@@ -19,8 +19,8 @@ from ganjax.models.mappings import export_weights
 from ganjax.models.mappings import stylegan2 as mapping
 from ganjax.models.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from ganjax.runtime.keys import Stream, stream_keys
+from ganjax.training.build import gen_objective
 from ganjax.training.optim import Optimizer, make_chain
-from ganjax.training.terms import gen_objective
 
 ORACLE = authors.load("stylegan2")
 N, Z, CLASSES = 8, 12, 3

@@ -17,9 +17,10 @@ from ganjax.config.rules import OWN_NORM
 from ganjax.data import Dataset
 from ganjax.models import MODELS
 from ganjax.models.base import channels, levels
+from ganjax.models.latents import make_latents
 from ganjax.models.layers.layers import MinibatchDiscrimination, minibatch_stddev, pixel_norm
 from ganjax.runtime.errors import UserError
-from ganjax.training.build import image_sides, make_latents, make_networks
+from ganjax.training.build import image_sides, make_networks
 
 PHI = ("none", "simple", "lin_cat", "cat_lin")
 # The sizes that a CPU trains at in any run of the tests, the others in CI's long one.

@@ -25,7 +25,7 @@ from ganjax.models.layers.equalized import (
 from ganjax.models.layers.layers import GroupedConv, _grouped_convolution, _grouped_products
 from ganjax.models.stylegan2 import ModulatedConv, StyleGAN2Generator
 from ganjax.runtime.keys import Stream, stream_keys
-from ganjax.training.terms import gen_objective
+from ganjax.training.build import gen_objective
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -18,8 +18,9 @@ from toy import Toy, image_of, weights_of
 
 from ganjax.config.techniques import TECHNIQUES
 from ganjax.data.images import pack
+from ganjax.models.latents import make_latents
 from ganjax.models.layers import plain
-from ganjax.training.build import build, make_latents
+from ganjax.training.build import build
 from ganjax.training.forward import discriminate
 from ganjax.training.optim import make_schedule
 from ganjax.training.step import train_step

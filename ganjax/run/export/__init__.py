@@ -22,12 +22,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from ganjax.evals.features.weight_files import parse_weights
+from ganjax.models.latents import make_latents
 from ganjax.models.layers import native
 from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs.files import write_atomically
 from ganjax.runtime.version import __version__
-from ganjax.training.build import make_latents
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-5  # of an image or point, between the original and what was read back from the file

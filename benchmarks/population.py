@@ -63,7 +63,7 @@ def in_turn(folders: Path, folder: Path, seeds: int) -> tuple[float, dict[int, d
     code = (
         "import json, sys, pathlib\n"
         "from ganjax.config.recipe import from_workdir\n"
-        "from ganjax.run.loop import train\n"
+        "from ganjax.run.train import train\n"
         "for seed in range(int(sys.argv[3])):\n"
         "    config = from_workdir(pathlib.Path(sys.argv[1]) / f'seed_{seed}')\n"
         "    config.parallel.devices = int(sys.argv[4])\n"

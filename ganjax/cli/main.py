@@ -213,7 +213,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
 
     if resolved.model.name != "mlp":
         native.begin()
-    from ganjax.run.loop import train
+    from ganjax.run.train import train
 
     train(resolved, arguments.workdir)
     return OK

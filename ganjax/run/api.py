@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from ganjax.config import recipe as configs
 from ganjax.evals.monitor import read_rows
 from ganjax.evals.monitor.verdicts import Row
-from ganjax.run import loop as training
 from ganjax.run import sample as sampling
+from ganjax.run.train import train as train_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs.images import grid_picture
 
@@ -46,7 +46,7 @@ def train(
     for key, value in (options or {}).items():
         configs.set_option(resolved, key, value)
     configs.check(resolved)
-    training.train(resolved, Path(workdir))
+    train_run(resolved, Path(workdir))
     return Run(workdir)
 
 

@@ -15,11 +15,11 @@ from ganjax.data.sources.folder import image_folder
 from ganjax.evals.features import FeatureNetwork, choose
 from ganjax.evals.metrics.measures import Case, check_names, measure
 from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
-from ganjax.evals.metrics.statistics import default_cache, gather, in_blocks, of_reference
+from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
 from ganjax.run.sample import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, cache_dir
 from ganjax.training import parallel
 
 LEAST = 20  # samples
@@ -116,7 +116,7 @@ class Judge:
         """dataset: the real samples; features: see `metrics.features.choose`."""
         self.dataset, self.split = dataset, split
         self.network: FeatureNetwork = choose(features, dataset)
-        self.reals = of_reference(dataset, self.network, split, default_cache())
+        self.reals = of_reference(dataset, self.network, split, cache_dir("metrics"))
 
     def __call__(
         self,

@@ -19,7 +19,7 @@ from ganjax.run.sample import BEST, Sampler
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import atomic_write_json
+from ganjax.runtime.files import atomic_write_json
 from ganjax.training.state import GanState
 
 

@@ -1,8 +1,7 @@
-"""The training loop behind `ganjax train`: dispatch, log, sample, save, and leave in good order."""
+"""The training loop of a run: dispatch, log, sample, save, and leave in good order."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
@@ -13,8 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ganjax.config.options import BEFORE, RUNTIME
-from ganjax.config.recipe import flatten, to_json
+from ganjax.config.recipe import flatten
 from ganjax.data.feed import Feed
 from ganjax.evals.monitor import Verdict, Watch, read_rows
 from ganjax.models import revisions
@@ -25,13 +23,14 @@ from ganjax.run.monitoring import make_watch
 from ganjax.run.recovery import HEALTHY_FOLDER, KEEP_HEALTHY, ROLLBACK, Relapse, Remedies, Remedy
 from ganjax.run.report.live import LivePage
 from ganjax.run.sample import Sampler, write_samples
-from ganjax.run.setup import Setup, prepare
+from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import DivergedError, UserError
+from ganjax.runtime.files import atomic_write_json
 from ganjax.runtime.logs import RunWriter, trackers
 from ganjax.runtime.signals import StopSignals
-from ganjax.runtime.workdir import Workdir, atomic_write_json, lock_record
+from ganjax.runtime.workdir import lock_record
 from ganjax.training import parallel
 from ganjax.training.build import Build
 from ganjax.training.divergence import check_faults, faults_of
@@ -39,34 +38,6 @@ from ganjax.training.state import GanState
 from ganjax.training.update_ratio import movement, weights
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
-
-
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains `config` in `workdir`, going on from its newest checkpoint, and returns the summary.
-
-    Raises:
-      UserError: bad input, found before anything is compiled.
-      DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
-    """
-    folder, main = workdir.absolute(), processes.is_main()
-    new = not (folder / "config.json").exists()
-    with (
-        Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
-        if main
-        else contextlib.nullcontext() as owned,
-        StopSignals() as stop,
-        Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
-    ):
-        try:
-            setup = prepare(config)
-            if owned:
-                owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
-            loop = Loop(config, setup, folder, checkpoints, stop)
-        except UserError:
-            if owned and new:  # nothing was run: the mended config may use this folder
-                (folder / "config.json").unlink()
-            raise
-        return loop.run()
 
 
 class Loop:

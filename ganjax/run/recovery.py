@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from ganjax.evals.monitor import Verdict
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import atomic_write_json
+from ganjax.runtime.files import atomic_write_json
 from ganjax.training.state import GanState
 
 RESTART, ROLLBACK = "restart_lower_lr", "rollback_lower_lr"

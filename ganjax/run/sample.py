@@ -24,9 +24,9 @@ from ganjax.models.latents import make_latents
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import write_atomically
 from ganjax.runtime.keys import Stream, fold_each, stream_key
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
-from ganjax.runtime.logs.files import write_atomically
 from ganjax.training import parallel
 from ganjax.training.build import Build
 from ganjax.training.state import GanState

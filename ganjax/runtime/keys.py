@@ -21,7 +21,7 @@ class Stream(enum.IntEnum):
     REALS = 1  # their transforms
     FAKES = 2
     TERMS = 3  # of D's and G's objectives
-    HELDOUT = 4
+    HELDOUT = 5
     # Folded into the key of an image's transforms.
     AUGMENT = 10
     NOISE = 11
@@ -33,7 +33,7 @@ class Stream(enum.IntEnum):
     PENALTY = 31
     CONSISTENCY_REALS = 32
     CONSISTENCY_FAKES = 33
-    PATH_LENGTH = 34
+    PATH_LENGTH = 4  # with which the numbers of the authors' code were made
     # Folded into a key made of the bits of a latent vector; layers of StyleGAN2's noise have their own numbers below.
     SECOND_STYLE = 1000
     IS_MIXED = 1001

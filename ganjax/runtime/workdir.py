@@ -21,6 +21,7 @@ from typing import Any
 
 from ganjax.runtime import allocator as machine
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import atomic_write_json
 from ganjax.runtime.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -40,35 +41,6 @@ def _drop_locks_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_locks_in_child)
-
-
-def fsync_folder(path: Path) -> None:
-    """Makes renames and new names inside the folder `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8): `path` holds the old or the new content at every moment, even at a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-
-
-def atomic_write_json(path: Path, obj: Any) -> None:
-    """`atomic_write_text` of `obj` as indented JSON."""
-    atomic_write_text(path, json.dumps(obj, indent=2) + "\n")
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,9 +16,9 @@ from rich.table import Table
 from ganjax.config.options import BY_KEY
 from ganjax.evals.monitor import read_rows
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.logs.files import write_atomically
+from ganjax.runtime.files import atomic_write_json, write_atomically
 from ganjax.runtime.signals import StopSignals
-from ganjax.runtime.workdir import Workdir, atomic_write_json
+from ganjax.runtime.workdir import Workdir
 from ganjax.study.analysis import analyse
 from ganjax.study.claims import claims_table, judge_claims, stopping, stopping_words
 from ganjax.study.config import BASE, RunSpec, Study, expand, load_study, resolved

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ganjax.run.setup import load_data, scans
-from ganjax.runtime.workdir import atomic_write_json
+from ganjax.runtime.files import atomic_write_json
 from ganjax.study.config import RunSpec
 from ganjax.training import parallel
 from ganjax.training.build import build

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ganjax.evals.monitor import read_rows
-from ganjax.runtime.logs.files import write_atomically
+from ganjax.runtime.files import write_atomically
 from ganjax.study.config import RunSpec
 from ganjax.study.plan import record_of
 

@@ -18,10 +18,10 @@ import jax
 
 from ganjax.evals.monitor import read_rows
 from ganjax.evals.monitor.verdicts import FINE
-from ganjax.run.loop import train
+from ganjax.run.train import train
 from ganjax.runtime.errors import DivergedError, UserError
+from ganjax.runtime.files import atomic_write_json
 from ganjax.runtime.signals import StopSignals
-from ganjax.runtime.workdir import atomic_write_json
 from ganjax.study.config import BASE, RunSpec
 from ganjax.study.plan import RESULT, Unit, record_of
 from ganjax.study.population import Population

@@ -76,42 +76,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
       UserError: a resolution that the networks cannot make.
     """
     sides = image_sides(config, dataset)
-    gen, dis = make_networks(config, dataset, axis_name)
-    gen_steps, dis_steps = config.train.gen_steps, config.train.dis_steps
-    progress = progress_of(config, "dis")
-    gan = GAN(
-        gen=Player("gen", gen, make_optimizer(config, "gen"), gen_objective(config), gen_forward, gen_steps),
-        dis=Player("dis", dis, make_optimizer(config, "dis"), dis_objective(config), dis_forward, dis_steps),
-        latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
-        transform=make_transform(
-            policy_of(config),
-            color_share=config.augment.color_share,
-            noise=config.noise.schedule if config.noise.std > 0 else None,
-            noise_steps=config.noise.end * config.train.steps,
-        ),
-        update_control=make_control_update(
-            ada_target=config.augment.target,
-            ada_images=config.train.batch_size * dis_steps,
-            ada_speed_kimg=config.augment.speed_kimg,
-            planned_p=(lambda step: config.augment.final_p * progress(step))
-            if config.augment.final_p
-            else None,
-            balance=(config.train.balance_low, config.train.balance_high),
-        ),
-        average=make_average(
-            images=config.train.batch_size * gen_steps,
-            half_life=config.ema.half_life_kimg * 1000,
-            rampup=config.ema.rampup,
-        ),
-        rolled=loops_pay(config),
-        accumulate=config.train.accumulate,
-        packing=config.dis.packing,
-        joint=config.dis.norm != "batch",
-        group=compared_together(config),
-        fresh_reals=config.train.fresh_reals,
-        shared_forward=config.train.shared_forward,
-        axis_name=axis_name,
-    )
+    gan = make_gan(config, *make_networks(config, dataset, axis_name), axis_name)
     initialise = make_initialiser(config, gan, dataset, sides)
     return Build(
         gan=gan,
@@ -131,6 +96,43 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         images_per_step=config.train.batch_size * config.train.dis_steps,
         classes=count_classes(config, dataset),
         truncates=MODELS[config.model.name].truncates,
+    )
+
+
+def make_gan(config: ConfigDict, gen: nn.Module, dis: nn.Module, axis_name: str | None) -> GAN:
+    """Returns the static part of the step, with these networks."""
+    gen_steps, dis_steps = config.train.gen_steps, config.train.dis_steps
+    progress, final_p = progress_of(config, "dis"), config.augment.final_p
+    return GAN(
+        gen=Player("gen", gen, make_optimizer(config, "gen"), gen_objective(config), gen_forward, gen_steps),
+        dis=Player("dis", dis, make_optimizer(config, "dis"), dis_objective(config), dis_forward, dis_steps),
+        latents=make_latents(config.model.latent_dim, config.model.latent_distribution),
+        transform=make_transform(
+            policy_of(config),
+            color_share=config.augment.color_share,
+            noise=config.noise.schedule if config.noise.std > 0 else None,
+            noise_steps=config.noise.end * config.train.steps,
+        ),
+        update_control=make_control_update(
+            ada_target=config.augment.target,
+            ada_images=config.train.batch_size * dis_steps,
+            ada_speed_kimg=config.augment.speed_kimg,
+            planned_p=(lambda step: final_p * progress(step)) if final_p else None,
+            balance=(config.train.balance_low, config.train.balance_high),
+        ),
+        average=make_average(
+            images=config.train.batch_size * gen_steps,
+            half_life=config.ema.half_life_kimg * 1000,
+            rampup=config.ema.rampup,
+        ),
+        rolled=loops_pay(config),
+        accumulate=config.train.accumulate,
+        packing=config.dis.packing,
+        joint=config.dis.norm != "batch",
+        group=compared_together(config),
+        fresh_reals=config.train.fresh_reals,
+        shared_forward=config.train.shared_forward,
+        axis_name=axis_name,
     )
 
 
@@ -218,13 +220,14 @@ def compared_together(config: ConfigDict) -> int:
 
 def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
     """The optimiser of `gen` or `dis`, with its schedule and weight clipping."""
-    options = config[net].optimizer
+    options, progress = config[net].optimizer, progress_of(config, net)
+    beta2 = options.beta2
     limit = config.penalty.clip_weights if net == "dis" else 0.0
     return Optimizer(
         tx=make_chain(
             options.name,
             beta1=options.beta1,
-            beta2=options.beta2,
+            beta2=beta2,
             eps=options.eps,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
@@ -237,7 +240,10 @@ def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
             final_scale=options.final_scale,
             end=options.schedule_end,
         ),
-        beta2=make_beta2(config, net),
+        # β₂ goes to its end as the rate does (Huang et al. 2024).
+        beta2=(lambda step: beta2 + (options.final_beta2 - beta2) * progress(step))
+        if options.final_beta2
+        else None,
         project=(lambda params: penalties.clip_weights(params, limit)) if limit else lambda params: params,
     )
 
@@ -290,15 +296,6 @@ def progress_of(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array
         warmup_steps=options.warmup_steps,
         end=options.schedule_end,
     )
-
-
-def make_beta2(config: ConfigDict, net: str) -> Callable[[jax.Array], jax.Array] | None:
-    """Returns β₂ from `beta2` to `final_beta2` as the rate goes to its end (Huang et al. 2024); None where it stays."""
-    options = config[net].optimizer
-    if not options.final_beta2:
-        return None
-    progress = progress_of(config, net)
-    return lambda step: options.beta2 + (options.final_beta2 - options.beta2) * progress(step)
 
 
 def policy_of(config: ConfigDict) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from ganjax.models.layers import native
 from ganjax.runtime import allocator as machine
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import cache_dir
 from ganjax.training.forward import GAN, Metrics
 from ganjax.training.state import GanState
 from ganjax.training.step import train_step
@@ -92,8 +93,7 @@ def _keep_compiled() -> None:
         # The many small ones of a start too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "ganjax", "programs"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("programs")))
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 

@@ -12,7 +12,7 @@ import pytest
 from small import points_config, small_dataset
 
 from ganjax.evals.monitor import Verdict, watch
-from ganjax.run import loop as training
+from ganjax.run import loop
 from ganjax.run.recovery import HEALTHY_FOLDER, Remedies
 from ganjax.run.setup import Setup
 from ganjax.runtime.checkpoint import Checkpointer
@@ -34,10 +34,10 @@ def config_of(action: str, **options: Any) -> Any:
     return points_config(**{**every, **rest, **options})
 
 
-def loop_in(folder: Path, config: Any, checkpoints: Checkpointer) -> training.Loop:
+def loop_in(folder: Path, config: Any, checkpoints: Checkpointer) -> loop.Loop:
     dataset = small_dataset(points=True)
     setup = Setup(dataset, jax.devices()[:1], build(config, dataset), scan=False)
-    return training.Loop(config, setup, folder, checkpoints, StopSignals())
+    return loop.Loop(config, setup, folder, checkpoints, StopSignals())
 
 
 def run(folder: Path, config: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from paths import ROOT
 
 from ganjax.runtime.keys import Stream, fold_each, image_keys, stream_key, stream_keys, update_number
 
-# Each draw is made below one of these keys of an image; the numbers of the inner streams begin at 10.
-INNER = [stream for stream in Stream if 10 <= stream < Stream.PROBE]
-OUTER = [stream for stream in Stream if stream < 10]
+# Each draw is made below one of the outer keys of an image.
+OUTER = [Stream.LATENTS, Stream.REALS, Stream.FAKES, Stream.TERMS, Stream.HELDOUT]
+INNER = [stream for stream in Stream if stream not in OUTER and stream < Stream.PROBE]
 OF_THE_RUN = [stream for stream in Stream if stream >= Stream.PROBE]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import Workdir, atomic_write_json, atomic_write_text, flatten_config
+from ganjax.runtime.files import atomic_write_json, atomic_write_text
+from ganjax.runtime.workdir import Workdir, flatten_config
 
 CONFIG: dict[str, Any] = {
     "seed": 1,

@@ -119,7 +119,7 @@ def mutated(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
 
 
 def trace(config: Any, folder: Path) -> None:
-    """Everything that a run does before it compiles its step; stands for `ganjax.run.loop.train`."""
+    """Everything that a run does before it compiles its step; stands for `ganjax.run.train.train`."""
     import jax
 
     from ganjax.run.dry_run import step_alone
@@ -156,7 +156,7 @@ def main() -> int:
             said = io.StringIO()
             options = [f"--config.{key}={value}" for key, value in changes]
             try:
-                with contextlib.redirect_stderr(said), mock.patch("ganjax.run.loop.train", trace):
+                with contextlib.redirect_stderr(said), mock.patch("ganjax.run.train.train", trace):
                     code = cli.main(["train", f"--config={spec}", f"--workdir={name}", *options])
                 told = said.getvalue()
                 assert code in (0, 2), f"exit code {code}: {told}"

@@ -20,8 +20,7 @@ import numpy as np
 from ganjax.data.pictures.decode import Refusal, decode, fit
 from ganjax.data.pictures.listing import reader
 from ganjax.data.prepare.plan import Chunk
-from ganjax.runtime.logs.files import write_atomically
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz, write_atomically
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from pathlib import Path
 from ganjax.data.pictures.decode import FITS
 from ganjax.data.pictures.listing import Listing, list_files, shown
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.logs.files import user_error_if_unwritable
-from ganjax.runtime.workdir import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, user_error_if_unwritable
 
 VERSION = 1  # of how pictures become pixels: another one makes what was begun by the old one void
 CHUNK = 128  # pictures: seconds of work, of which a kill loses at most one a worker

@@ -24,8 +24,8 @@ from ganjax.data.pictures.listing import classes_of, shown
 from ganjax.data.prepare.chunks import Outcome, read_chunk
 from ganjax.data.prepare.plan import VERSION, Chunk, Plan
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import user_error_if_unwritable, write_atomically
 from ganjax.runtime.logs import write_grid
-from ganjax.runtime.logs.files import user_error_if_unwritable, write_atomically
 
 FACTS = "ganjax.json"
 LEFT_OUT = "left_out.csv"

@@ -18,7 +18,7 @@ from ganjax.data.prepare import records
 from ganjax.data.prepare.chunks import Outcome, read_chunk, start_worker, work
 from ganjax.data.prepare.plan import CHUNK, Chunk, Options, Plan
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.logs.files import user_error_if_unwritable
+from ganjax.runtime.files import user_error_if_unwritable
 
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 SHOWN_REASONS = 8

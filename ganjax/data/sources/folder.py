@@ -14,7 +14,7 @@ from ganjax.data.pictures.decode import SUFFIXES, Refusal, decode, quiet_pillow,
 from ganjax.data.pictures.listing import classes_of, list_files, reader, shown
 from ganjax.data.sources.tfds import is_prepared, read_prepared
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz
 
 
 def pictures(request: Request) -> Dataset:

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from ganjax.data.dataset import Dataset, Request, check_split, content_hash, fit_images
 from ganjax.data.lazy import LazyImages, LazyLabels, Reader
 from ganjax.runtime.errors import UserError, nearest
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -348,13 +347,13 @@ def _read_cache(cache: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
 
 
 def _write_cache(cache: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """Write beside and rename, so that a killed process leaves no half of it; a read-only folder has no cache."""
+    """Keeps the decoded images; a folder that is read-only has no cache."""
     arrays = {"images": images, "sha256": np.array(content_hash(images, labels))}
     if labels is not None:
         arrays["labels"] = labels
     try:
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(file.name, cache)
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        replace_file(cache, content.getvalue())
     except OSError as error:
         logger.info("The decoded images are not kept: %s", error)

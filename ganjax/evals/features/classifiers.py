@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ganjax.models.layers.layers import Conv, Dense, Norm
 from ganjax.runtime.errors import UserError, nearest
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz
 
 Tree = Any
 BLOCK = 256  # images a call of the compiled network takes, whatever the size of the batch

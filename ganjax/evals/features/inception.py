@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ganjax.evals.features.weight_files import Arrays, parse_weights
 from ganjax.models.layers.convolution import conv_general_dilated
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import cache_dir, replace_file
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -244,8 +245,7 @@ def check_hash(content: bytes, expected: str, origin: str) -> None:
 
 def _cached() -> Path:
     """The public file, downloaded if it is not there."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    file = Path(base) / "ganjax" / "inception" / URL.rpartition("/")[2]
+    file = cache_dir("inception") / URL.rpartition("/")[2]
     if file.exists():
         return file
     problem = "the network was not tried, because GANJAX_OFFLINE is set"
@@ -254,10 +254,8 @@ def _cached() -> Path:
             with urllib.request.urlopen(URL, timeout=60) as response:
                 content = bytes(response.read())
             check_hash(content, SHA256, URL)
-            unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
             file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(content)
-            unfinished.replace(file)
+            replace_file(file, content)
             return file
         except OSError as error:
             problem = f"{URL} could not be had ({error})"

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load as load_safetensors
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz
 
 Arrays = dict[str, np.ndarray]
 

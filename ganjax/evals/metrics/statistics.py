@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ganjax.evals.metrics.frechet import Gaussian, Moments
 from ganjax.evals.metrics.neighbours import DENSITY_K, PRECISION_K, squared_radii
 from ganjax.evals.metrics.protocol import key_of
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.npz import read_npz
+from ganjax.runtime.files import read_npz, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +134,6 @@ def of_reference(dataset: Dataset, network: FeatureNetwork, split: str, cache: P
     return found
 
 
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/ganjax/metrics`, else `~/.cache/ganjax/metrics`."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "ganjax" / "metrics"
-
-
 def _read(path: Path) -> tuple[Gaussian, np.ndarray, np.ndarray | None] | None:
     """What `_write` wrote; None where it is missing or damaged (every member of a .npz has a checksum)."""
     try:
@@ -166,11 +159,8 @@ def _write(path: Path, found: Statistics) -> None:
     if found.logits is not None:
         arrays["logits"] = found.logits
     np.savez(file, **arrays)  # type: ignore[arg-type]
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(file.getvalue())
-        unfinished.replace(path)
+        replace_file(path, file.getvalue())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         logger.warning("The statistics of the reference could not be kept in %s: %s", path.parent, error)

@@ -26,7 +26,7 @@ from ganjax.models.latents import make_latents
 from ganjax.models.layers import native
 from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.logs.files import write_atomically
+from ganjax.runtime.files import write_atomically
 from ganjax.runtime.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ganjax.run.report import format as words
-from ganjax.runtime.logs.files import write_atomically
+from ganjax.runtime.files import write_atomically
 
 # The scripts of each kind of page, in order.
 SCRIPTS = {

@@ -29,7 +29,7 @@ import jax
 from ganjax.runtime.checkpoint import manifest, storage
 from ganjax.runtime.checkpoint.manifest import Arrays, Damaged
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import fsync_folder
+from ganjax.runtime.files import fsync_folder
 
 
 class CheckpointWarning(UserWarning):

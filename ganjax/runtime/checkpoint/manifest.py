@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.workdir import atomic_write_json, fsync_folder
+from ganjax.runtime.files import atomic_write_json, fsync_folder
 
 NAME = "ganjax_manifest.json"
 FORMAT = 1

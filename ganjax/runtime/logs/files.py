@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat, TypeAlias
@@ -18,48 +17,12 @@ from typing import Any, Self, SupportsFloat, TypeAlias
 import numpy as np
 
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import user_error_if_unwritable, write_atomically
 
 # One log line: name to a number on the host (0-d arrays too) or a short text.
 Metrics: TypeAlias = Mapping[str, SupportsFloat | str | None]
 
 _FIRST_KEYS = ("step", "images", "seconds", "images_per_second")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-@contextlib.contextmanager
-def user_error_if_unwritable(what: str, path: Path) -> Iterator[None]:
-    """Turns an `OSError` into a `UserError` that says what failed, where, why and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            remedy = "Free some space there or write to another disk"
-        elif error.errno in _FORBIDDEN:
-            remedy = "Make that place writable or write somewhere else"
-        else:
-            remedy = "Check that path or write somewhere else"
-        raise UserError(
-            f"Could not write {what} to {path}: {error.strerror or error}. {remedy}, then give the same "
-            "command again; a training run goes on from its last checkpoint."
-        ) from error
-
-
-def write_atomically(path: Path, data: bytes, what: str) -> None:
-    """Writes `data` beside `path` and renames it, so that a reader finds the old file or the whole new one.
-
-    Missing folders are made. Raises `UserError`, naming `what`, where that cannot be done.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with user_error_if_unwritable(what, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_bytes(data)
-            unfinished.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-            raise
 
 
 def _json_value(value: SupportsFloat | str | None) -> float | int | str | bool | None:

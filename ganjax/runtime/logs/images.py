@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ganjax.runtime.logs.files import write_atomically
+from ganjax.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import atomic_write_json
 from ganjax.runtime.logs.files import Metrics
-from ganjax.runtime.workdir import atomic_write_json
 
 IDS = "trackers.json"  # in the folder of a run: what each service calls it, so that it goes on there
 BATCH = 100  # parameters that MLflow takes at once

@@ -26,6 +26,7 @@ from pathlib import Path
 import jax
 
 from ganjax.runtime import allocator as machine
+from ganjax.runtime.files import cache_dir
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 TARGETS = {
@@ -127,7 +128,7 @@ def _built() -> Path:
     native = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64") else "-march=native"
     parts = [SOURCE.read_text(), version.stdout, jax.__version__, native, *FLAGS, _processor()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganjax" / "native"
+    cache = cache_dir("native")
     library = cache / f"convolution-{key}.so"
     with _building:
         if not library.exists():

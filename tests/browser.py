@@ -1,10 +1,8 @@
-"""Chromium for tests of pages, where it is installed."""
+"""Chromium for tests of pages, where it is installed; the fixture `browser` is in conftest.py."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -17,12 +15,3 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium here; on Debian: apt-get install chromium"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()

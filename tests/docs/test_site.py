@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import BROWSER, WIDTHS, browser, needs_browser
+from browser import BROWSER, WIDTHS, needs_browser
 from paths import ROOT
-
-__all__ = ["browser"]
 
 
 @pytest.fixture(scope="module")

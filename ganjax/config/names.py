@@ -1,4 +1,4 @@
-"""What there is to choose from, and what the rules have to know of it: read from the registries' own files.
+"""Reads the choices of the options, and the facts that the rules need, from the registries' own files.
 
 A registry is a dict in the file of what it lists, `"hinge": Loss(…, has_targets=True)`: its keys are the choices of an
 option, and the constant keywords of its calls are facts. They are read from the source, by its syntax tree, since a
@@ -50,7 +50,7 @@ def facts_of(value: ast.expr) -> Facts:
 
 
 def read_families() -> dict[str, Facts]:
-    """Returns the families of networks, one a file of `ganjax/models` with a `FAMILY`, and their facts."""
+    """Returns the families of networks and their facts. A family is a file of `ganjax/models` with a `FAMILY`."""
     families: dict[str, Facts] = {}
     for path in sorted((PACKAGE / "models").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -60,7 +60,7 @@ def read_families() -> dict[str, Facts]:
 
 
 def having(registry: Mapping[str, Facts], fact: str) -> tuple[str, ...]:
-    """Returns the names whose fact of that name is true."""
+    """Returns the names whose fact called `fact` is true."""
     return tuple(name for name, facts in registry.items() if facts.get(fact))
 
 

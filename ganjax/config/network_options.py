@@ -1,4 +1,4 @@
-"""What an option is, and the options that G and D both have."""
+"""The class of an option, and the options that G and D both have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Option:
     """One key of the config.
 
     Attributes:
-      key: dotted name, for example `gen.optimizer.learning_rate`.
+      key: the dotted name, for example `gen.optimizer.learning_rate`.
       default: its value when no recipe says otherwise; its type is the option's type.
-      help: one line.
+      help: a description in one line.
       choices: the allowed values, empty where a range or anything goes.
-      low, high: inclusive bounds of a number, None where there is none.
-      unit: of a number, for the help page.
-      runtime: may change when a run goes on (it does not alter what is computed at a step).
-      before: what runs without it did, for one that is younger than some of them.
+      low, high: the inclusive bounds of a number, None where there is none.
+      unit: the unit of a number, for the help page.
+      runtime: True if it may change when a run goes on (it does not alter what is computed at a step).
+      before: the value that describes runs from before this option existed; None where there is none.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Option:
     before: Value | None = None
 
     def allowed(self) -> str:
-        """What the option takes, in words."""
+        """Returns the allowed values, in words."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[
@@ -49,7 +49,7 @@ class Option:
 
 
 def network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
-    """The options that G and D both have; `net` is `gen` or `dis`."""
+    """Returns the options that G and D both have; `net` is `gen` or `dis`."""
     name = {"gen": "G", "dis": "D"}[net]
     return (
         Option(f"{net}.width", 64, f"channels of {name} at full resolution; coarser levels double", low=1),
@@ -68,7 +68,7 @@ def network_options(net: str, learning_rate: float) -> tuple[Option, ...]:
 
 
 def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
-    """The options of the optimiser of `gen` or `dis`."""
+    """Returns the options of the optimiser of `gen` or `dis`."""
     name = {"gen": "G", "dis": "D"}[net]
     optimizer = f"{net}.optimizer"
     return (

@@ -1,4 +1,4 @@
-"""Configs: from the list of options, recipes and the command line to one checked `ConfigDict`.
+"""Makes one checked `ConfigDict` out of the list of options, recipes and the command line.
 
 A recipe is a Python file with `get_config(arg)`; it is the user's own code and is run. Everything here is
 plain Python: nothing imports JAX, so a mistake is reported within a second.
@@ -19,12 +19,12 @@ from ganjax.runtime.errors import UserError, nearest
 
 
 def default_config() -> ConfigDict:
-    """All options at their defaults, locked against new keys."""
+    """Returns all options at their defaults, locked against new keys."""
     return unflatten({option.key: option.default for option in OPTIONS})
 
 
 def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
-    """`{"a.b": 1}` as a nested, locked `ConfigDict`."""
+    """Returns `{"a.b": 1}` as a nested, locked `ConfigDict`."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, name = key.split(".")
@@ -38,7 +38,7 @@ def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as `{"a.b": value}`."""
+    """Returns a nested config as `{"a.b": value}`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | Mapping):
@@ -49,13 +49,13 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of two flat configs whose values differ, with both values (None where a key is missing)."""
+    """Returns the keys of two flat configs whose values differ, with both values (None where a key is missing)."""
     keys = sorted(set(old) | set(new))
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def parse_arg(arg: str | None, **defaults: Value) -> dict[str, Value]:
-    """Typed arguments of a recipe, `--config=FILE:name=value,flag`, over `defaults`.
+    """Parses the typed arguments of a recipe, `--config=FILE:name=value,flag`, over `defaults`.
 
     Raises:
       UserError: an argument that the recipe does not know, or a value of another type.
@@ -75,7 +75,7 @@ def parse_arg(arg: str | None, **defaults: Value) -> dict[str, Value]:
 
 
 def _parse(text: str, kind: type, where: str) -> Value:
-    """`text` as a value of `kind`; 1e3 is a fine integer."""
+    """Returns `text` as a value of `kind`. As an integer, 1e3 is accepted too."""
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
@@ -104,7 +104,7 @@ def _option(key: str) -> Option:
 
 
 def set_option(config: ConfigDict, key: str, value: Value | str) -> None:
-    """Sets one option in place; a text is parsed to the option's type.
+    """Sets one option in place. A text is parsed to the option's type.
 
     Raises:
       UserError: an unknown key or a value of the wrong type.
@@ -132,7 +132,7 @@ def load_recipe(spec: str) -> ConfigDict:
 
 
 def load_file(spec: str, function: str, kind: type) -> Any:
-    """What `function` of the Python file `FILE[:ARG]` returns for that argument: a `kind`.
+    """Returns what `function` of the Python file `FILE[:ARG]` returns for that argument: a `kind`.
 
     Raises:
       UserError: no such file or function, an error in it, or a result of another kind.
@@ -162,7 +162,7 @@ def load_file(spec: str, function: str, kind: type) -> Any:
 
 
 def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """The recipe `spec` with `overrides` applied, complete and checked.
+    """Returns the recipe `spec` with `overrides` applied, complete and checked.
 
     Raises:
       UserError: see `load_recipe`, `set_option` and `check`.
@@ -175,12 +175,12 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Every option is there, of its type, in its range, and goes with the others.
+    """Checks that every option is there, of its type, in its range, and goes with the others.
 
     Integers are taken for numbers and turned into floats in place.
 
     Raises:
-      UserError: the first thing that is wrong.
+      UserError: an option is wrong; the message names the first.
     """
     from ganjax.config.rules import check_combinations
 
@@ -216,12 +216,12 @@ def _check_value(config: ConfigDict, option: Option, value: Any) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain nested dicts."""
+    """Returns the config as plain nested dicts."""
     return json.loads(config.to_json())
 
 
 def help_page() -> str:
-    """All options with type, default, unit and help, for `--help-config`."""
+    """Returns all options with type, default, unit and help, for `--help-config`."""
     lines = ["Options, set in a recipe or by --config.KEY=VALUE:"]
     group = ""
     for option in OPTIONS:
@@ -235,10 +235,10 @@ def help_page() -> str:
 
 
 def from_workdir(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`.
+    """Reads the config of the run in `workdir`.
 
     Raises:
-      UserError: no run there, or a config that this version does not know.
+      UserError: there is no run, or its config is one that this version does not know.
     """
     file = workdir / "config.json"
     try:

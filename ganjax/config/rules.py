@@ -1,4 +1,6 @@
-"""Which options go together: one table, from which the checks, their messages and `docs/techniques.md` are made.
+"""Rules for which options go together.
+
+From this one table the checks, their messages and `docs/techniques.md` are made.
 
 A rule has a test on the flat config, true where the combination is refused, and the reason in one sentence; what no
 rule refuses combines.
@@ -27,7 +29,7 @@ NO_DIS_NORM = tuple(name for name, facts in FAMILIES.items() if facts.get("dis_n
 
 @dataclass(frozen=True)
 class Rule:
-    """A refused combination: the keys it is about, when it holds, and why it is refused."""
+    """Rule that refuses a combination: the keys it is about, when it holds, and why it is refused."""
 
     keys: tuple[str, ...]
     refused: Callable[[Flat], bool]
@@ -35,7 +37,7 @@ class Rule:
 
 
 def _of_each(one: str, other: str, refused: Callable[[Any, Any], bool], reason: str) -> list[Rule]:
-    """The rule about two options of an optimiser, for G's and for D's."""
+    """Returns the rule about two options of an optimiser, for G's optimiser and for D's."""
 
     def rule(net: str) -> Rule:
         keys = (f"{net}.optimizer.{one}", f"{net}.optimizer.{other}")

@@ -1,4 +1,4 @@
-"""The techniques of the ten lessons: their options, sources and effects, for `docs/techniques.md` and the recipes."""
+"""Techniques of the ten lessons: their options, sources and effects, for `docs/techniques.md` and the recipes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Technique:
-    """A technique that a config can switch on.
+    """Technique that a config can switch on.
 
     Attributes:
-      name: as in `configs/technique.py:name=NAME`.
-      lesson: which of the ten it belongs to.
-      keys: its options; the first one switches it.
-      source: paper, and section or equation.
-      effect: what it does, in one sentence.
+      name: the NAME in `configs/technique.py:name=NAME`.
+      lesson: the lesson, of ten, that it belongs to.
+      keys: the keys of its options; the first one switches it on.
+      source: the paper, and the section or equation.
+      effect: a sentence that says what it does.
     """
 
     name: str

@@ -47,13 +47,13 @@ def __getattr__(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from, and what a config has to know of it (`config/names.py` reads the facts).
+    """Origin of a dataset, and what a config has to know of it (`config/names.py` reads the facts).
 
     Attributes:
-        read: a request → the dataset.
-        points: whether it holds points of the plane instead of images.
-        in_memory: whether it is made in memory and cannot stream.
-        heldout: split → another split whose images it does not hold, for the monitor.
+        read: the function from a request to the dataset.
+        points: True if it holds points of the plane instead of images.
+        in_memory: True if it is made in memory and cannot stream.
+        heldout: the dict from a split to another one that shares no image with it, for the monitor.
     """
 
     read: Callable[[Request], Dataset]
@@ -85,17 +85,18 @@ def load(
     max_bytes: int | None = None,
     max_corrupt: int = MAX_CORRUPT,
 ) -> Dataset:
-    """Load a dataset: into memory, or, where it can stay on the disk and is too large, as a list of what is there.
+    """Loads a dataset into memory, or as a list of what is there, where it can stay on the disk and is too large.
 
     Args:
         name: one of `DATASETS`, or `NAME[/CONFIG][:VERSION]` of tensorflow-datasets.
-        path: of `folder` the pictures; of TFDS its data_dir, default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        path: the path of the pictures for `folder`; for TFDS its data_dir, default $TFDS_DATA_DIR, else
+            ~/tensorflow_datasets.
         manual_dir: a folder with files that were downloaded by hand, for TFDS datasets.
-        split: as the source names them; all have `train`.
+        split: a name that the source gives to a split; all have `train`.
         resolution: height and width in pixels, 0 for the data's own; `fit_images` has the rule.
-        seed: of the draw of mixtures and stacked digits.
-        max_bytes: larger images of a folder or of TFDS stay on the disk; None takes all into memory.
-        max_corrupt: images of those on the disk that may be passed over because they cannot be decoded.
+        seed: the seed of the draw of mixtures and stacked digits.
+        max_bytes: the size beyond which images of a folder or of TFDS stay on the disk; None takes all into memory.
+        max_corrupt: the number of images on the disk that may be passed over because they cannot be decoded.
 
     Raises:
         UserError: an argument is none of what the source allows, or the data cannot be had.

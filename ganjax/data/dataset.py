@@ -1,4 +1,4 @@
-"""What every source hands over: a `Dataset` in memory, images as uint8 NHWC in [0, 255]."""
+"""The `Dataset` that every source hands over: in memory, images as uint8 NHWC in [0, 255]."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PAD_LIMIT = 1.25
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A whole dataset, in memory or, where it `streams`, on the disk.
+    """Whole dataset, in memory or, where it `streams`, on the disk.
 
     Attributes:
         name: the `data.name` that it was loaded by.
-        images: [N, H, W, C] uint8 in [0, 255], or [N, 2] float32 points in the data's own coordinates.
-        labels: [N] int32 in [0, num_classes), or None.
-        num_classes: 0 where there are no labels.
+        images: the images [N, H, W, C] uint8 in [0, 255], or points [N, 2] float32 in the data's own coordinates.
+        labels: the labels [N] int32 in [0, num_classes), or None.
+        num_classes: the number of classes, 0 where there are no labels.
         label_names: one name a class, or empty.
-        scale: networks see points / scale; 1 for images.
-        modes: [K, 2] float32 centres of a mixture, else None.
-        std: standard deviation of each mode of a mixture, else None.
+        scale: the number that points are divided by for the networks; 1 for images.
+        modes: the centres of a mixture, [K, 2] float32, else None.
+        std: the standard deviation of each mode of a mixture, else None.
         content: a hash of the content where the source knows one, else empty.
     """
 
@@ -48,20 +48,20 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """`content`, or the sha256, in hex, of the bytes of the images and then of the labels."""
+        """Hash of the data: `content`, or the sha256, in hex, of the bytes of the images and then of the labels."""
         if self.content or isinstance(self.images, LazyImages) or isinstance(self.labels, LazyLabels):
             return self.content
         return content_hash(self.images, self.labels)
 
     @property
     def streams(self) -> bool:
-        """Whether the images stay on the disk."""
+        """True if the images stay on the disk."""
         return isinstance(self.images, LazyImages)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for; the fields are the arguments of `ganjax.data.load`."""
+    """Request to a source. Its fields are the arguments of `ganjax.data.load`."""
 
     name: str
     path: str = ""
@@ -73,12 +73,12 @@ class Request:
     max_corrupt: int = MAX_CORRUPT
 
     def too_large(self, shape: Sequence[int]) -> bool:
-        """Whether uint8 images of this shape shall stay on the disk."""
+        """Returns True if uint8 images of this shape are to stay on the disk."""
         return self.max_bytes is not None and math.prod(shape) > self.max_bytes
 
 
 def content_hash(images: np.ndarray, labels: np.ndarray | None) -> str:
-    """sha256, in hex, of the bytes of the images and then of the labels."""
+    """Returns the sha256, in hex, of the bytes of the images and then of the labels."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     if labels is not None:
         digest.update(np.ascontiguousarray(labels).data)
@@ -86,7 +86,7 @@ def content_hash(images: np.ndarray, labels: np.ndarray | None) -> str:
 
 
 def check_split(request: Request, choices: Sequence[str]) -> None:
-    """Raise a `UserError` unless `request.split` is one of `choices`."""
+    """Raises a `UserError` unless `request.split` is one of `choices`."""
     if request.split not in choices:
         raise UserError(
             f"data.split: got {request.split!r}; {request.name} has {', '.join(map(repr, choices))}."
@@ -95,15 +95,15 @@ def check_split(request: Request, choices: Sequence[str]) -> None:
 
 
 def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
-    """Bring images to `resolution` × `resolution`; the images themselves where they have that size or it is 0.
+    """Brings images to `resolution` × `resolution`. Returns them as they are where they have that size or it is 0.
 
     The rule: what is not square is cut to its central square. An image smaller than the target, by a factor of at
     most 1.25, gets a black border (28 → 32: two pixels on each side; an odd pixel goes to the bottom and right).
     Otherwise it is resized: downwards by averaging areas (Pillow's BOX), upwards by its BICUBIC filter.
 
     Args:
-        images: [N, H, W, C] uint8.
-        resolution: target height and width in pixels, or 0.
+        images: the images, [N, H, W, C] uint8.
+        resolution: the target height and width in pixels, or 0.
 
     Returns:
         [N, resolution, resolution, C] uint8.

@@ -1,4 +1,4 @@
-"""Batches on the device: order, float values, mirroring and the pyramid of scales."""
+"""Makes batches on the device: order, float values, mirroring and the pyramid of scales."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Tree = Any
 
 @struct.dataclass
 class Batch:
-    """One step's share of one device.
+    """One device's share of the data of one step.
 
     Attributes:
-      reals: tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = batches of a step: one for
+      reals: a tuple of [U, n, ...] float32 in [-1, 1], lowest resolution first; U = batches of a step: one for
         each update of D, and with `fresh_reals` one for each of G.
-      labels: [U, n] int32, or None; networks made for no classes ignore them.
-      index: [n] int32, the images' places in the global batch.
+      labels: the labels [U, n] int32, or None; networks made for no classes ignore them.
+      index: the images' places in the global batch, [n] int32.
     """
 
     reals: Images
@@ -41,17 +41,17 @@ MakeBatch = Callable[[Tree, jax.Array, jax.Array, jax.Array], Batch]
 def make_delivery(
     dataset: Dataset, sides: tuple[int, ...], *, batch_size: int, updates: int, flip: bool
 ) -> MakeBatch:
-    """Returns what makes batches from data that lies on the device: uint8 images or float points, indexed there.
+    """Returns the function that makes batches from data on the device: uint8 images or float points, indexed there.
 
     Each epoch is a permutation of its own, a pure function of (seed, position). Of a dataset that streams, the data
     are this step's and device's own, chosen on the host by the same function: images [updates, n, H, W, C], labels.
 
     Args:
-      dataset: of which size, scale and kind are read.
-      sides: of the pyramid in pixels, ascending.
-      batch_size: images of an update over all devices.
-      updates: batches of a step.
-      flip: whether each image is mirrored with probability ½.
+      dataset: the dataset, of which size, scale and kind are read.
+      sides: the sides of the pyramid in pixels, ascending.
+      batch_size: the number of images of an update over all devices.
+      updates: the number of batches of a step.
+      flip: True if each image is mirrored with probability ½.
     """
     size, scale = len(dataset.images), 1.0 / dataset.scale
 

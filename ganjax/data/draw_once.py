@@ -1,4 +1,4 @@
-"""What keeps XLA from computing the same thing many times."""
+"""Keeps XLA from computing the same random numbers many times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def draw_once(values: jax.Array) -> jax.Array:
-    """Returns the same values [N, …], which what reads them does not compute again.
+    """Returns the same values [N, …] in a form that XLA does not compute again for each reader.
 
     XLA on CPU fuses what is drawn for each image into what is done with each of its pixels, and so draws anew for every
     pixel, also past an `optimization_barrier`. It never fuses a sort: here by place, which leaves everything there.

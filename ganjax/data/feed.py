@@ -1,6 +1,6 @@
-"""Batches of data that does not fit into memory: decoded in the background, on the devices before they are needed.
+"""Delivers data that do not fit into memory: decoded in the background, on the devices before they are needed.
 
-What a call gets is a function of (seed, step) alone, and the same that resident data would give: a run restarts from
+The data of a call are a function of (seed, step) alone, and the same that resident data would give: a run restarts from
 its step, with any number of threads, and another delivery goes on with it.
 """
 
@@ -24,14 +24,14 @@ ON_DEVICE = 2  # calls whose data are on the devices already: one that is comput
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the data that this process delivers.
+    """Part of the data that this process delivers.
 
     Attributes:
-        batch_size: images of an update over all processes.
-        updates: of a step that have reals of their own.
-        steps: of a call.
-        devices: of this process; each gets neighbours of the batch.
-        process_index, process_count: which contiguous part of each batch is this process's.
+        batch_size: the number of images of an update over all processes.
+        updates: the number of updates of a step that have reals of their own.
+        steps: the number of steps of a call.
+        devices: the number of devices of this process; each gets neighbours of the batch.
+        process_index, process_count: the numbers that say which contiguous part of each batch is this process's.
     """
 
     batch_size: int
@@ -42,7 +42,10 @@ class Share:
     process_count: int = 1
 
     def positions(self, step: int) -> np.ndarray:
-        """Places in the endless sequence of images, [devices, steps, updates, images] uint32, of the call at `step`."""
+        """Returns the places of the call at `step` in the endless sequence of images.
+
+        They are [devices, steps, updates, images] uint32.
+        """
         own = self.batch_size // self.process_count
         index = self.process_index * own + np.arange(own).reshape(self.devices, 1, 1, -1)
         steps = step + np.arange(self.steps).reshape(1, -1, 1, 1)
@@ -52,44 +55,44 @@ class Share:
 
 
 class Feed(Protocol):
-    """Where a loop gets its data from.
+    """Origin of a loop's data.
 
     Attributes:
-        streams: whether each call has data of its own.
+        streams: True if each call has data of its own.
     """
 
     streams: bool
 
     def waited(self) -> float:
-        """Seconds that the loop has waited for data since the last call or `start`."""
+        """Returns the seconds that the loop has waited for data since the last call or `start`."""
         ...
 
     def start(self, step: int, until: int, seed: int) -> AbstractContextManager[Iterator[Any]]:
-        """The data of the calls from `step` to `until` of the run of this seed, as an iterator."""
+        """Returns an iterator over the data of the calls from `step` to `until` of the run of this seed."""
         ...
 
 
 class Resident:
-    """The same data, which lie on the devices, for every call."""
+    """Feed of the same data, which lie on the devices, for every call."""
 
     streams = False
 
     def __init__(self, data: Any) -> None:
-        """data: on the devices."""
+        """Holds `data`, which lie on the devices."""
         self.data = data
 
     def waited(self) -> float:
-        """See `Feed`."""
+        """Returns the seconds waited for data; see `Feed`."""
         return 0.0
 
     @contextmanager
     def start(self, step: int, until: int, seed: int) -> Iterator[Iterator[Any]]:
-        """See `Feed`."""
+        """Returns an iterator over the data of the calls; see `Feed`."""
         yield itertools.repeat(self.data)
 
 
 class Stream:
-    """Data for one call after the other, in the background."""
+    """Feed of data for one call after the other, decoded in the background."""
 
     streams = True
 
@@ -102,18 +105,21 @@ class Stream:
         labelled: bool,
         threads: int,
     ) -> None:
-        """put: host arrays [devices, …] → the same on the devices; threads: that decode, each a call at a time."""
+        """Takes `put`, which puts host arrays [devices, …] on the devices, and the number of `threads` that decode.
+
+        Each thread works on one call at a time.
+        """
         self._waited = 0.0
         self._reader, self._share, self._put = reader, share, put
         self._labelled, self._threads = labelled, threads
 
     def waited(self) -> float:
-        """See `Feed`."""
+        """Returns the seconds waited for data; see `Feed`."""
         seconds, self._waited = self._waited, 0.0
         return seconds
 
     def load(self, step: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Images [devices, steps, updates, n, H, W, C] uint8 and labels of the call at `step`, on the host."""
+        """Returns images [devices, steps, updates, n, H, W, C] uint8 and labels of the call at `step`, on the host."""
         positions = self._share.positions(step)
         indices = shuffled_indices(positions.reshape(-1), len(self._reader), seed, xp=np)
         images, labels = self._reader.many(indices)
@@ -124,9 +130,9 @@ class Stream:
 
     @contextmanager
     def start(self, step: int, until: int, seed: int) -> Iterator[Iterator[Any]]:
-        """Yields an iterator over the data of the calls from `step` to `until`; it ends with the block.
+        """Yields an iterator over the data of the calls from `step` to `until`. It ends with the block.
 
-        A `UserError` of the reader comes out of `next`.
+        A `UserError` of the reader is raised by `next`.
         """
         import grain
 

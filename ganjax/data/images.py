@@ -14,21 +14,21 @@ Images = tuple[jax.Array, ...]
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 in [0, 255] → float32 in [-1, 1]: x / 127.5 − 1, any shape."""
+    """Converts uint8 in [0, 255] to float32 in [-1, 1]: x / 127.5 − 1, any shape."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
-    """Floats in [-1, 1] → uint8 in [0, 255], rounded; what lies outside is clipped. Any shape."""
+    """Converts floats in [-1, 1] to uint8 in [0, 255], rounded. Values outside are clipped. Any shape."""
     return jnp.clip(jnp.round((images.astype(jnp.float32) + 1.0) * 127.5), 0.0, 255.0).astype(jnp.uint8)
 
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirror each image left to right with probability ½.
+    """Mirrors each image left to right with probability ½.
 
     Args:
-        keys: [N] PRNG keys, one an image ([N, 2] uint32 where keys are raw).
-        images: [N, H, W, C].
+        keys: the PRNG keys [N], one an image ([N, 2] uint32 where keys are raw).
+        images: the images [N, H, W, C].
 
     Returns:
         [N, H, W, C], dtype kept.
@@ -38,11 +38,11 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def pyramid(images: jax.Array, scales: int) -> tuple[jax.Array, ...]:
-    """The images at `scales` resolutions, lowest first, each the 2× average pooling of the next.
+    """Returns the images at `scales` resolutions, lowest first, each the 2× average pooling of the next.
 
     Args:
-        images: [N, H, W, C] floats, H and W multiples of 2^(scales − 1); or [N, 2] points with `scales` 1.
-        scales: how many, at least 1.
+        images: the images, [N, H, W, C] floats, H and W multiples of 2^(scales − 1); or [N, 2] points with `scales` 1.
+        scales: the number of scales, at least 1.
 
     Returns:
         `scales` arrays; the last is `images` itself.
@@ -64,7 +64,7 @@ def pyramid(images: jax.Array, scales: int) -> tuple[jax.Array, ...]:
 
 
 def at_sides(images: jax.Array, sides: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """The images, or points, average pooled to each of `sides`; the last is as it was."""
+    """Returns the images, or points, average pooled to each of `sides`. The last is as it was."""
     if images.ndim == 2:
         return (images,)
     halvings = (sides[-1] // sides[0]).bit_length()

@@ -1,4 +1,4 @@
-"""Images that stay on the disk: decoded when they are asked for, those that cannot be decoded passed over."""
+"""Images that stay on the disk: decoded when they are asked for; those that cannot be decoded are passed over."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Read = Callable[[int], tuple[np.ndarray, int]]
 
 
 class Reader:
-    """`reader(index) -> (image [H, W, C] uint8, label)`, from any thread.
+    """Reader of single images, `reader(index) -> (image [H, W, C] uint8, label)`, from any thread.
 
-    In place of an image that cannot be decoded comes the next one that can, always the same; it is warned of and
+    An image that cannot be decoded is replaced by the next one that can, always the same; it is warned of and
     counted once.
 
     Attributes:
@@ -33,7 +33,10 @@ class Reader:
     def __init__(
         self, read: Read, shape: tuple[int, int, int, int], what: str, max_corrupt: int = MAX_CORRUPT
     ) -> None:
-        """read: index → image and label, raising anything; what: for messages; max_corrupt: more are an error."""
+        """Takes `read`, which turns an index into image and label and may raise anything.
+
+        `what` names the data in messages. More than `max_corrupt` corrupt images are an error.
+        """
         self.shape = shape
         self.corrupt: set[int] = set()
         self._read, self._what, self._max = read, what, max_corrupt
@@ -43,7 +46,7 @@ class Reader:
         return self.shape[0]
 
     def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        """Raises a `UserError` when more than `max_corrupt` images were corrupt."""
+        """Returns image and label. Raises a `UserError` when more than `max_corrupt` images were corrupt."""
         for offset in range(len(self)):
             place = (index + offset) % len(self)
             if place in self.corrupt:
@@ -72,7 +75,7 @@ class Reader:
         logger.warning("%s: %s; the next one takes its place (%d so far).", self._what, reason, count)
 
     def many(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[n] indices → images [n, H, W, C] uint8 and labels [n] int32, one after the other."""
+        """Reads indices [n] one after the other. Returns images [n, H, W, C] uint8 and labels [n] int32."""
         images = np.empty((len(indices), *self.shape[1:]), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for place, index in enumerate(indices.tolist()):
@@ -81,7 +84,7 @@ class Reader:
 
 
 class _Lazy:
-    """What images and labels share: an index, a slice or an array of indices, as of an array."""
+    """Base of lazy images and labels. It takes an index, a slice or an array of indices, as an array does."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -90,7 +93,7 @@ class _Lazy:
         return len(self.reader)
 
     def _many(self, key: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Many at once go to a thread a core: decoding lets go of Python's lock."""
+        """Reads many images at once in a thread a core: decoding lets go of Python's lock."""
         indices = np.atleast_1d(np.arange(len(self))[key])
         threads = len(os.sched_getaffinity(0))
         if len(indices) < 64 or threads == 1:
@@ -101,7 +104,7 @@ class _Lazy:
 
 
 class LazyImages(_Lazy):
-    """Stands for an array [N, H, W, C] uint8."""
+    """Stand-in for an array [N, H, W, C] uint8."""
 
     ndim = 4
     dtype = np.dtype(np.uint8)
@@ -120,7 +123,7 @@ class LazyImages(_Lazy):
 
 
 class LazyLabels(_Lazy):
-    """Stands for an array [N] int32."""
+    """Stand-in for an array [N] int32."""
 
     ndim = 1
     dtype = np.dtype(np.int32)

@@ -22,27 +22,27 @@ _GOLDEN = 0x9E3779B9
 
 
 def batch_positions(step: Any, update: Any, index: Any, batch_size: int, updates: int) -> Any:
-    """Returns the places of a batch's images in the endless sequence; it wraps around at 2³², as `uint32` does.
+    """Returns the places of a batch's images in the endless sequence, which wraps around at 2³², as `uint32` does.
 
     Args:
-        step, update, index: integers or arrays that broadcast: the train step, the batch within it, and the place in
-            the global batch. uint32 on a device; int64 on the host, where the caller takes the rest by 2³².
-        batch_size: images of a batch over all devices.
-        updates: batches of a step.
+        step, update, index: the train step, the batch within it, and the place in the global batch; integers or
+            arrays that broadcast. uint32 on a device; int64 on the host, where the caller takes the rest by 2³².
+        batch_size: the number of images of a batch over all devices.
+        updates: the number of batches of a step.
     """
     return (step * updates + update) * batch_size + index
 
 
 def shuffled_indices(positions: Any, size: int, seed: Any, *, xp: ModuleType = jnp) -> Any:
-    """Which image stands at each position of an endless sequence of shuffled epochs.
+    """Returns the index of the image at each position of an endless sequence of shuffled epochs.
 
     Epoch e is positions [e·size, (e+1)·size) and holds each index once, in an order of its own; a batch may cross
     its end. Positions are uint32: after 2³² images the count, and so the sequence, starts again.
 
     Args:
-        positions: [...] uint32, running numbers of the real images since the start of training.
-        size: number of images of the dataset, in [1, 2³¹); static.
-        seed: int, or a scalar uint32 (it may be traced).
+        positions: the running numbers of the real images since the start of training, [...] uint32.
+        size: the number of images of the dataset, in [1, 2³¹); static.
+        seed: an int, or a scalar uint32 (it may be traced).
         xp: the array module, `jax.numpy` or `numpy`.
 
     Returns:
@@ -73,7 +73,7 @@ def shuffled_indices(positions: Any, size: int, seed: Any, *, xp: ModuleType = j
 
 
 def _mix(x: Any) -> Any:
-    """A bijective hash of uint32 (xor-shift-multiply; constants of C. Wellons' "lowbias32", public domain)."""
+    """Hashes uint32 bijectively (xor-shift-multiply; constants of C. Wellons' "lowbias32", public domain)."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))

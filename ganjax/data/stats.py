@@ -1,4 +1,4 @@
-"""`ganjax data stats`: what a data set, folder or zip holds, and what in it may trouble the training of a GAN."""
+"""Runs `ganjax data stats`: the content of a data set, folder or zip, and what in it may trouble a GAN's training."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ SHOWN_CLASSES, SHOWN_SIZES = 12, 4
 
 @dataclass
 class Stats:
-    """What `ganjax data stats` found.
+    """Findings of `ganjax data stats`.
 
     Attributes:
-        name: of the data.
-        kind: images or points.
-        count: of what can be used.
-        classes: name → count; empty without labels.
-        sizes: `WIDTH×HEIGHT` → count, most frequent first; empty for points.
-        channels: most channels of a picture, or coordinates of a point.
-        mean, std: of each channel over all pixels, 0 to 255; of points in their own units.
-        duplicates: images whose pixels equal those of an earlier one.
-        flat: images of one colour.
-        square, one_size: whether all images are, and have.
-        bytes: in memory as they are.
-        left_out: kind of reason → count of files that are no pictures or cannot be read.
-        warnings: sentences.
+        name: the name of the data.
+        kind: one of images and points.
+        count: the number of images or points that can be used.
+        classes: the dict name → count; empty without labels.
+        sizes: the dict `WIDTH×HEIGHT` → count, most frequent first; empty for points.
+        channels: the most channels of a picture, or the coordinates of a point.
+        mean, std: the mean and deviation of each channel over all pixels, 0 to 255; of points in their own units.
+        duplicates: the number of images whose pixels equal those of an earlier one.
+        flat: the number of images of one colour.
+        square, one_size: True if all images are square, and if all have one size.
+        bytes: the bytes of the data in memory as they are.
+        left_out: the dict kind of reason → count of files that are no pictures or cannot be read.
+        warnings: the warnings, as sentences.
     """
 
     name: str
@@ -62,19 +62,19 @@ class Stats:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the findings as plain values."""
         return asdict(self)
 
 
 def examine(data: str, *, split: str = "train") -> Stats:
-    """Reads all of it once, a few images at a time.
+    """Reads all data once, a few images at a time.
 
     Args:
-        data: prepared folder, any folder or zip with pictures, or a name of `ganjax.data.load`.
-        split: of a name.
+        data: a prepared folder, any folder or zip with pictures, or a name of `ganjax.data.load`.
+        split: the split of a named dataset.
 
     Raises:
-        UserError: none of these, or nothing in it.
+        UserError: `data` is none of these, or holds nothing.
     """
     path = Path(data).expanduser()
     stats = Stats(name=data)
@@ -94,7 +94,7 @@ def examine(data: str, *, split: str = "train") -> Stats:
 
 
 def _of_dataset(dataset: Dataset, stats: Stats) -> Iterator[np.ndarray]:
-    """Its images; classes go to `stats`."""
+    """Yields the dataset's images. Its classes go to `stats`."""
     names = dataset.label_names or tuple(map(str, range(dataset.num_classes)))
     if isinstance(dataset.images, LazyImages):
         counts = np.zeros(len(names) or 1, np.int64)
@@ -115,7 +115,7 @@ def _of_dataset(dataset: Dataset, stats: Stats) -> Iterator[np.ndarray]:
 
 
 def _of_files(path: Path, stats: Stats) -> Iterator[np.ndarray]:
-    """The pictures of a folder or zip that can be decoded; classes and what is left out go to `stats`."""
+    """Yields the pictures of a folder or zip that can be decoded. Classes and files left out go to `stats`."""
     listing = list_files(path)
     left_out = collections.Counter(kind for _, kind, _ in listing.others)
     classes: collections.Counter[str] = collections.Counter()
@@ -135,7 +135,7 @@ def _of_files(path: Path, stats: Stats) -> Iterator[np.ndarray]:
 
 
 def _gather(images: Iterator[np.ndarray], stats: Stats) -> None:
-    """One pass over the images."""
+    """Gathers the findings in one pass over the images."""
     sizes: collections.Counter[tuple[int, ...]] = collections.Counter()
     seen: set[bytes] = set()
     sums, squares, pixels = np.zeros(3), np.zeros(3), 0
@@ -166,7 +166,7 @@ def _gather(images: Iterator[np.ndarray], stats: Stats) -> None:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Sums of 1, 2, 3 or more channels as three: grey counts for each of RGB."""
+    """Spreads sums of 1, 2, 3 or more channels to three: grey counts for each of RGB."""
     return np.repeat(values, 3) if len(values) == 1 else np.resize(np.append(values, [0.0]), 3)
 
 
@@ -209,7 +209,7 @@ def _power_of_two(size: str) -> bool:
 
 
 def told(stats: Stats) -> str:
-    """The findings for a person."""
+    """Returns the findings as text for a person."""
     rows = [("count", f"{stats.count:,} {stats.kind}")]
     if stats.kind == "images":
         sizes = [f"{size} ({n:,})" if not stats.one_size else size for size, n in stats.sizes.items()]

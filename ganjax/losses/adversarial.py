@@ -33,7 +33,7 @@ _Part = Callable[[Array], Array]
 
 
 class DisLoss(Protocol):
-    """D's loss: logits [N] each, `smoothing` in [0, 1), values [N]."""
+    """Type of D's loss: logits [N] each, `smoothing` in [0, 1), values [N]."""
 
     def __call__(
         self,
@@ -46,7 +46,7 @@ class DisLoss(Protocol):
 
 
 class GenLoss(Protocol):
-    """G's loss: logits [N] each, values [N]. `real_logits` may be None unless the loss needs the reals."""
+    """Type of G's loss: logits [N] each, values [N]. `real_logits` may be None unless the loss needs the reals."""
 
     def __call__(
         self, real_logits: Array | None, fake_logits: Array, *, axis_name: str | None = None
@@ -55,13 +55,13 @@ class GenLoss(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """The losses of the two players and what a config has to know about them (`config/names.py` reads the last three).
+    """Losses of D and G, and what a config has to know about them (`config/names.py` reads the last three).
 
     Attributes:
-        dis, gen: D's and G's.
-        needs_reals: whether G's update must run D on reals as well.
-        has_targets: whether one-sided label smoothing is defined.
-        whole_batch: whether a value depends on the mean over the whole batch, which no part of it knows.
+        dis, gen: D's loss and G's loss.
+        needs_reals: True if G's update must run D on reals as well.
+        has_targets: True if one-sided label smoothing is defined.
+        whole_batch: True if a value depends on the mean over the whole batch, which no part of it knows.
     """
 
     dis: DisLoss
@@ -118,7 +118,7 @@ def _least_squares_dis(
 
 
 def _sum_of(real_part: _Part, fake_part: _Part) -> DisLoss:
-    """D's loss from its two parts, for losses without targets."""
+    """Makes D's loss from its two parts, for losses without targets."""
 
     def dis(
         real_logits: Array,
@@ -136,7 +136,7 @@ def _sum_of(real_part: _Part, fake_part: _Part) -> DisLoss:
 
 
 def _on_fakes(part: _Part) -> GenLoss:
-    """G's loss as a function of the fakes alone."""
+    """Makes G's loss, a function of the fakes alone."""
 
     def gen(real_logits: Array | None, fake_logits: Array, *, axis_name: str | None = None) -> Array:
         del real_logits, axis_name
@@ -153,7 +153,9 @@ def _global_mean(logits: Array, axis_name: str | None) -> Array:
 
 
 def _relativistic_average(real_part: _Part, fake_part: _Part) -> tuple[DisLoss, GenLoss]:
-    """Each side judged against the mean of the other over the *global* batch (Jolicoeur-Martineau 2018, sec. 4).
+    """Makes the loss that judges each side against the mean of the other over the *global* batch.
+
+    Source: Jolicoeur-Martineau 2018, sec. 4.
 
     G's loss is D's with the roles of reals and fakes swapped. The gradient flows through the means, and through
     `pmean` to the other devices' images, so that N devices with averaged gradients equal one.
@@ -180,7 +182,7 @@ def _relativistic_average(real_part: _Part, fake_part: _Part) -> tuple[DisLoss, 
 
 
 def _relativistic_pairing(part: _Part) -> tuple[DisLoss, GenLoss]:
-    """Real i against fake i (R3GAN, Huang et al. 2024, eq. 2): D part(r-f), G part(f-r)."""
+    """Makes the loss of real i against fake i (R3GAN, Huang et al. 2024, eq. 2): D part(r-f), G part(f-r)."""
 
     def dis(
         real_logits: Array,
@@ -203,7 +205,7 @@ def _relativistic_pairing(part: _Part) -> tuple[DisLoss, GenLoss]:
 
 
 def _log_real(logits: Array) -> Array:
-    """-log of the probability that the example is real: sp(-x)."""
+    """Returns -log of the probability that the example is real: sp(-x)."""
     return jax.nn.softplus(-logits)
 
 
@@ -246,14 +248,14 @@ LOSSES: dict[str, Loss] = {
 
 
 def scaled(loss: Loss, logit_scale: float | Array) -> Loss:
-    """The loss at α times the logits, divided by α: L(α·r, α·f)/α (Qin, Mitra & Wonka 2020).
+    """Returns the loss at α times the logits, divided by α: L(α·r, α·f)/α (Qin, Mitra & Wonka 2020).
 
     Division keeps the slope at 0, so α alone decides how much of the loss's curve a Lipschitz D can reach: below 1
     it becomes nearly linear, above 1 its bends come back. Smoothing keeps its meaning (a target of the scaled logit).
 
     Args:
-        loss: any of `LOSSES`.
-        logit_scale: α > 0, a number or a traced float32 scalar.
+        loss: one of `LOSSES`.
+        logit_scale: the factor α > 0, a number or a traced float32 scalar.
 
     Raises:
         ValueError: α is a number and not positive.
@@ -283,15 +285,15 @@ def scaled(loss: Loss, logit_scale: float | Array) -> Loss:
 def flip_labels(
     keys: Array, real_logits: Array, fake_logits: Array, probability: float | Array
 ) -> tuple[Array, Array]:
-    """Label noise for D's step: with `probability`, pair i calls its real fake and its fake real.
+    """Adds label noise in D's step: with `probability`, pair i calls its real fake and its fake real.
 
     Swapping the logits of a pair is swapping its labels, for every loss (Chintala et al. 2016, "How to train a GAN",
     tip 6; Salimans et al. 2016 smooth instead). Not for G's step.
 
     Args:
-        keys: [N] PRNG keys, one an image.
-        real_logits: [N]; fake_logits: [N].
-        probability: in [0, 1], may be traced (annealed). 0 swaps none, exactly.
+        keys: the PRNG keys [N], one an image.
+        real_logits, fake_logits: D's logits, [N] each.
+        probability: a number in [0, 1], may be traced (annealed). 0 swaps none, exactly.
 
     Returns:
         (real_logits, fake_logits), [N] each, with the flipped pairs swapped.

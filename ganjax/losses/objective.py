@@ -1,4 +1,4 @@
-"""What D and G minimise: a sum of named terms, each a function of the same inputs.
+"""The sum that D and G minimise: named terms, each a function of the same inputs.
 
 The step evaluates D once on reals and fakes together, hands what it found to every term, and adds them up; it knows
 none of them by name. `training.build` chooses the terms.
@@ -28,23 +28,24 @@ class Plain:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss or a penalty of one update may read, on one device.
+    """Values that a loss or a penalty of one update may read, on one device.
 
     Attributes:
       reals, fakes: D's inputs, transformed alike; tuples of arrays [N, ...].
-      real_logits, fake_logits: [M] float32 (M = N / packing); the real ones None where no term of G needs them.
-      real_sown, fake_sown: what D sows on the way, by name (`features` [M, ...], `class_logits` [M, classes]); empty
-        where no term asks for it, or D did not see the reals.
-      labels: [N] int32 classes of the reals, and of the fakes in their places; None without.
-      params: of the network that is updated.
-      restyle: offsets of the styles → G's images at them, in G's own update where G has styles; else None.
-      style_shape: (layers with a style, size of a style) where G has styles.
-      dis: images → logits with the present parameters, differentiable to second order.
+      real_logits, fake_logits: D's logits [M] float32 (M = N / packing); the real ones are None where no term of G
+        needs them.
+      real_sown, fake_sown: D's sown arrays, by name (`features` [M, ...], `class_logits` [M, classes]); empty
+        where no term asks for them, or D was not run on the reals.
+      labels: the classes of the reals, and of the fakes in their places, [N] int32; None without classes.
+      params: the parameters of the network that is updated.
+      restyle: the function from offsets of the styles to G's images there, in G's update where G has styles; else None.
+      style_shape: the pair (layers with a style, size of a style) where G has styles.
+      dis: the function from images to logits with the present parameters, differentiable to second order.
       plain_reals, plain_fakes: the images before the transforms, and D as a function of them.
-      keys: [N] keys, one per image, for the terms' own randomness.
-      step: [] int32.
-      control, hyper: see `GanState`.
-      axis_name: of the devices.
+      keys: the keys [N], one per image, for the terms' own randomness.
+      step: the step, [] int32.
+      control, hyper: the control values and the traced numbers, see `GanState`.
+      axis_name: the name of the devices' axis.
     """
 
     reals: Images
@@ -73,19 +74,19 @@ Term = Callable[[LossInputs], Value]
 
 
 def values_of(value: Value) -> jax.Array:
-    """A term's values without the numbers to log."""
+    """Returns a term's values without the numbers to log."""
     return value[0] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of terms.
+    """Weighted sum of terms.
 
     Attributes:
-      terms: name → term; the name appears in the metrics as `NET/NAME`.
-      weights: name → key of `hyper` that holds the weight; terms without one have weight 1.
-      needs_reals: whether D must see the reals too (always so for D itself).
-      needs_sown: whether the terms read what D sows.
+      terms: the dict name → term; the name appears in the metrics as `NET/NAME`.
+      weights: the dict name → key of `hyper` that holds the weight; terms without one have weight 1.
+      needs_reals: True if D must be run on the reals too (always so for D itself).
+      needs_sown: True if the terms read D's sown arrays.
     """
 
     terms: Mapping[str, Term]

@@ -34,12 +34,12 @@ def _mean_over_scales(values: Images) -> Array:
 
 
 def _like(per_image: Array, images: Array) -> Array:
-    """[N] as [N, 1, …], of the rank and dtype of `images`."""
+    """Returns [N] as [N, 1, …], of the rank and dtype of `images`."""
     return per_image.astype(images.dtype).reshape(-1, *[1] * (images.ndim - 1))
 
 
 def gradient_norms_squared(dis: Dis, images: Images) -> Images:
-    """‖∂D/∂x_s‖² for every scale s: a tuple of [N] like `images`.
+    """Returns ‖∂D/∂x_s‖² for every scale s: a tuple of [N] like `images`.
 
     Raises:
         ValueError: the images are not a tuple, or D does not give [N].
@@ -58,7 +58,7 @@ def gradient_norms_squared(dis: Dis, images: Images) -> Images:
 
 
 def r1(dis: Dis, reals: Images) -> Array:
-    """½‖∇D(real)‖² [N], mean over scales (Mescheder et al. 2018, eq. 9). Multiply by γ.
+    """Returns ½‖∇D(real)‖² [N], mean over scales (Mescheder et al. 2018, eq. 9). Multiply by γ.
 
     The ½ is StyleGAN's; code without it means half our γ (GAN_stability's 10 is γ = 20).
     """
@@ -66,12 +66,12 @@ def r1(dis: Dis, reals: Images) -> Array:
 
 
 def r2(dis: Dis, fakes: Images) -> Array:
-    """½‖∇D(fake)‖² [N], mean over scales (Mescheder et al. 2018, eq. 10). Multiply by γ."""
+    """Returns ½‖∇D(fake)‖² [N], mean over scales (Mescheder et al. 2018, eq. 10). Multiply by γ."""
     return r1(dis, fakes)
 
 
 def _norm_from_target(dis: Dis, images: Images, *, one_sided: bool, target: float) -> Array:
-    """(‖∇D‖/target - 1)² [N], mean over scales; one-sided: only where the norm is above the target."""
+    """Returns (‖∇D‖/target - 1)² [N], mean over scales; if one-sided, only where the norm is above the target."""
 
     def cost(norm_squared: Array) -> Array:
         # 1e-4 keeps the root's own gradient finite where D is flat; it moves a norm of 1 by 5e-5
@@ -90,14 +90,14 @@ def wgan_gp(
     one_sided: bool = False,
     target: float = 1.0,
 ) -> Array:
-    """(‖∇D(x̂)‖ - 1)² at x̂ = real + α(fake - real), [N], mean over scales. Multiply by λ = 10.
+    """Returns (‖∇D(x̂)‖ - 1)² at x̂ = real + α(fake - real), [N], mean over scales. Multiply by λ = 10.
 
     Args:
         dis: D as a closure.
-        reals, fakes: tuples of equal shapes.
-        alphas: [N] in [0, 1], one a sample, the same at each scale, so that x̂ is a pyramid as its ends are.
-        one_sided: no cost for gradients below the target (WGAN-LP, Petzka et al. 2018; MSG-GAN's StyleGAN runs).
-        target: γ; the cost is (‖∇D‖/γ - 1)² (Karras et al. 2018, which takes 750 on CIFAR-10).
+        reals, fakes: the images, tuples of equal shapes.
+        alphas: the α, [N] in [0, 1], one a sample, the same at each scale, so that x̂ is a pyramid as its ends are.
+        one_sided: True for no cost below the target (WGAN-LP, Petzka et al. 2018; MSG-GAN's StyleGAN runs).
+        target: the target γ; the cost is (‖∇D‖/γ - 1)² (Karras et al. 2018, which takes 750 on CIFAR-10).
 
     Source: Gulrajani et al. 2017, eq. 3 and alg. 1.
     """
@@ -106,7 +106,7 @@ def wgan_gp(
 
 
 def _batch_std(images: Array, axis_name: str | None) -> Array:
-    """Standard deviation of all values of the global batch, a scalar."""
+    """Returns the standard deviation of all values of the global batch, a scalar."""
     mean = jnp.mean(images)
     mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     variance = jnp.mean(jnp.square(images - mean))
@@ -121,12 +121,12 @@ def dragan(
     target: float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """(‖∇D(x + ½·std·δ)‖ - 1)² around the reals, [N], mean over scales. Multiply by λ = 10.
+    """Returns (‖∇D(x + ½·std·δ)‖ - 1)² around the reals, [N], mean over scales. Multiply by λ = 10.
 
     Args:
         dis: D as a closure.
-        reals: tuple of images.
-        noise: δ, like `reals`, standard normal. Gaussian as in the paper; ½ the standard deviation of the batch
+        reals: the real images, a tuple.
+        noise: the δ, like `reals`, standard normal. Gaussian as in the paper; ½ the standard deviation of the batch
             (per scale) as in its authors' code, which however draws δ uniformly from [0, 1).
         target: the norm aimed at.
         axis_name: the mapped axis over which the batch is spread, for its standard deviation.
@@ -138,21 +138,21 @@ def dragan(
 
 
 def drift(real_logits: Array) -> Array:
-    """r² [N]: keeps a Wasserstein D from drifting off. Multiply by 1e-3 (Karras et al. 2018, app. A)."""
+    """Returns r² [N], which keeps a Wasserstein D from drifting off. Multiply by 1e-3 (Karras et al. 2018, app. A)."""
     return jnp.square(real_logits)
 
 
 def clip_weights(params: Any, limit: float | Array) -> Any:
-    """Every leaf clipped to [-limit, limit], after each D update (.01 in Arjovsky et al. 2017, alg. 1)."""
+    """Clips every leaf to [-limit, limit], after each D update (.01 in Arjovsky et al. 2017, alg. 1)."""
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), params)
 
 
 def lecam(real_logits: Array, fake_logits: Array, ema_real: Array, ema_fake: Array) -> Array:
-    """relu(r - ema_fake)² + relu(ema_real - f)² [N]. Multiply by .3, from step 1000 on.
+    """Returns relu(r - ema_fake)² + relu(ema_real - f)² [N]. Multiply by .3, from step 1000 on.
 
     Args:
-        real_logits, fake_logits: [N].
-        ema_real, ema_fake: scalars, running means of D's logits on reals and on fakes (`lecam_update`); constants here.
+        real_logits, fake_logits: D's logits, [N] each.
+        ema_real, ema_fake: the running means of D's logits on reals and fakes (`lecam_update`), scalars, constant here.
 
     Source: Tseng et al. 2021, eq. 4; the relu is from the authors' code.
     """
@@ -163,13 +163,13 @@ def lecam(real_logits: Array, fake_logits: Array, ema_real: Array, ema_fake: Arr
 def lecam_update(
     emas: tuple[Array, Array], real_mean: Array, fake_mean: Array, decay: float = 0.99
 ) -> tuple[Array, Array]:
-    """(ema_real, ema_fake) after a step whose mean logits over the *global* batch are the two given; all scalars."""
+    """Returns (ema_real, ema_fake) after a step with the given mean logits over the *global* batch; all scalars."""
     ema_real, ema_fake = emas
     return decay * ema_real + (1.0 - decay) * real_mean, decay * ema_fake + (1.0 - decay) * fake_mean
 
 
 def consistency(logits: Array, augmented_logits: Array) -> Array:
-    """(D(x) - D(T(x)))² [N]. Multiply by 10.
+    """Returns (D(x) - D(T(x)))² [N]. Multiply by 10.
 
     On reals: CR-GAN (Zhang et al. 2020); on fakes as well: balanced (bCR, Zhao et al. 2021).
     Its T is a horizontal flip and a shift of up to ⅛ of the image.
@@ -214,12 +214,12 @@ PENALTIES: dict[str, Term] = {
 
 
 def orthogonality(params: Any) -> Array:
-    """Σ over kernels of ‖WᵀW ⊙ (1 − I)‖²_F, [] float32 (Brock et al. 2019, equation 3).
+    """Returns Σ over kernels of ‖WᵀW ⊙ (1 − I)‖²_F, [] float32 (Brock et al. 2019, equation 3).
 
     This is the paper's formula. The gradient that the authors' code adds is that of half of it, so that their weight is
     twice ours (their 1e-4 is our 5e-5).
 
-    `params`: a network's; counted are its leaves called `kernel`, as matrices [everything else, output channels].
+    `params` are a network's parameters; the leaves called `kernel` count, as matrices [all else, output channels].
     """
     total = jnp.zeros((), jnp.float32)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -231,12 +231,14 @@ def orthogonality(params: Any) -> Array:
 
 
 def path_lengths(restyle: Callable[[Array], Images], keys: Array, shape: tuple[int, int]) -> Array:
-    """‖Jᵀy‖ for each image, J the derivative of the full image by its styles and y noise (Karras et al. 2020, eq. 4).
+    """Returns ‖Jᵀy‖ for each image, J the derivative of the full image by its styles (Karras et al. 2020, eq. 4).
+
+    y is noise.
 
     Args:
-        restyle: offsets of the styles [N, *shape] → G's images, as a tuple.
-        keys: [N], for y, which is normal over the root of the number of pixels.
-        shape: (layers with a style, size of a style).
+        restyle: the function from offsets of the styles [N, *shape] to G's images, as a tuple.
+        keys: the keys [N] of y, which is normal over the root of the number of pixels.
+        shape: the pair (layers with a style, size of a style).
 
     Returns:
         [N] float32: the root of the mean over layers of the squared length.

@@ -1,4 +1,4 @@
-"""The terms that objectives are made of: plain functions of `LossInputs`, or of numbers that give such a function.
+"""The terms of objectives: plain functions of `LossInputs`, or of numbers that give such a function.
 
 Each term that draws folds the keys it gets with a `Stream` of its own.
 """
@@ -60,7 +60,9 @@ def class_loss(r: LossInputs, *, reals: bool) -> jax.Array:
 
 
 def path_length(every: int) -> Term:
-    """Returns (‖Jᵀy‖ − a)² at every k-th step, times k; a is the lengths' running mean (Karras et al. 2020, sec. 3.2).
+    """Returns (‖Jᵀy‖ − a)² at every k-th step, times k (Karras et al. 2020, sec. 3.2).
+
+    a is the running mean of the lengths ‖Jᵀy‖.
 
     As in the authors' code half of the batch is used, the lengths are those of G's images before any transform, and the
     gradient also goes through what this step adds to a.
@@ -115,7 +117,7 @@ def lecam_term(start: int) -> Term:
 
 
 def consistency_term(fakes_too: bool) -> Term:
-    """Returns what a small shift does to D's logits of reals (Zhang et al. 2020), and of fakes (Zhao et al. 2021)."""
+    """Returns D's change of logits by a small shift: on reals (Zhang et al. 2020), and on fakes (Zhao et al. 2021)."""
 
     def term(r: LossInputs) -> jax.Array:
         shifted = lambda stream, images: diff_augment(stream_keys(r.keys, stream), images, ("translation",))

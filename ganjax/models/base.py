@@ -1,4 +1,4 @@
-"""What a family of networks tells the factory: how to make its G and D from plain values, and for which images."""
+"""Describes a family of networks to the factory: how to make its G and D from plain values, and for which images."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ BASE = 4  # pixels a side of the coarsest feature map
 
 
 def levels(resolution: int) -> tuple[int, ...]:
-    """The resolutions from 4 up to `resolution`: `levels(32) == (4, 8, 16, 32)`."""
+    """Returns the resolutions from 4 up to `resolution`: `levels(32) == (4, 8, 16, 32)`."""
     return tuple(BASE << i for i in range(resolution.bit_length() - BASE.bit_length() + 1))
 
 
 def channels(resolution: int, at: int, width: int, max_width: int) -> int:
-    """Channels of the feature map of `at` pixels: `width` at full resolution, doubled at each halving."""
+    """Returns the channels of the feature map of `at` pixels: `width` at full resolution, doubled at each halving."""
     return min(width * (resolution // at), max_width)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a pair of networks is asked for.
+    """Request for a pair of networks.
 
     Attributes:
-      resolution: pixels a side; 0 for points.
-      image_channels: of the images.
-      sides: of the images that G gives, ascending; more than one with multi-scale gradients.
-      classes: that the labels come from; 0 for networks without labels.
-      auxiliary: whether D names the class (AC-GAN) in place of projecting on it.
+      resolution: the side of an image in pixels; 0 for points.
+      image_channels: the number of channels of an image.
+      sides: the sides of the images that G gives, ascending; more than one with multi-scale gradients.
+      classes: the number of classes of the labels; 0 for networks without labels.
+      auxiliary: True if D names the class (AC-GAN) in place of projecting on it.
       msg: none, simple, lin_cat or cat_lin: how D joins the images of the scales.
-      separate: whether each scale of progan's G has an image of its own, in place of running sums.
-      attention: side in pixels of the feature maps with self-attention; 0 for none.
+      separate: True if each scale of progan's G has an image of its own, in place of running sums.
+      attention: the side in pixels of the feature maps with self-attention; 0 for none.
       gen, dis: the options of each network, by name, as under `gen.` and `dis.` in the config.
-      axis_name: of the devices, for batch statistics.
-      dtype: of the arithmetic.
-      remat: whether the backward pass computes anew what is inside a block of a network for images.
+      axis_name: the name of the devices' axis, for batch statistics.
+      dtype: the type of the arithmetic.
+      remat: True if the backward pass computes anew what is inside a block of a network for images.
     """
 
     resolution: int
@@ -56,7 +56,7 @@ class Spec:
     separate: bool = False
 
     def common(self, net: str) -> dict[str, Any]:
-        """The arguments that every network takes; `net` is `gen` or `dis`."""
+        """Returns the arguments that every network takes; `net` is `gen` or `dis`."""
         options = getattr(self, net)
         shared = {
             "width": options["width"],
@@ -74,7 +74,7 @@ class Spec:
         return shared
 
     def images(self, net: str) -> dict[str, Any]:
-        """Those of `common`, and what every network for images takes besides."""
+        """Returns the arguments of `common`, and those that every network for images takes besides."""
         shared = {
             "resolution": self.resolution,
             "max_width": getattr(self, net)["max_width"],
@@ -90,19 +90,19 @@ class Spec:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks. `config/names.py` reads what a config has to know of it: `attention` and the norms.
+    """Family of networks. `config/names.py` reads what a config has to know of it: `attention` and the norms.
 
     Attributes:
-      networks: a spec → (G, D).
-      resolutions: sides in pixels that it makes; empty for points.
-      sides: resolution → sides of the images that G can give with multi-scale gradients, ascending.
-      attention: whether it has self-attention.
+      networks: the function from a spec to (G, D).
+      resolutions: the sides in pixels that it makes; empty for points.
+      sides: the function from a resolution to the sides of G's images with multi-scale gradients, ascending.
+      attention: True if it has self-attention.
       gen_norm: the one normalisation that G is made for, a value of `gen.norm`; None for any.
-      dis_norm: whether D has normalisation layers.
-      truncates: whether G's `__call__` takes `truncation`; else the latent vectors are truncated.
-      changes: what its networks have come to compute otherwise with the same weights, oldest first, as ends of "since
+      dis_norm: True if D has normalisation layers.
+      truncates: True if G's `__call__` takes `truncation`; else the latent vectors are truncated.
+      changes: the things that its networks now compute otherwise with the same weights, oldest first, as ends of "since
         then …".
-      reshaped: what its networks have come to hold other arrays for, in the same form.
+      reshaped: the things for which its networks now hold other arrays, in the same form.
     """
 
     networks: Callable[[Spec], tuple[nn.Module, nn.Module]]
@@ -117,5 +117,5 @@ class Family:
 
     @property
     def revision(self) -> int:
-        """Goes up with each of `changes`, from 1; checkpoints carry it."""
+        """Number that starts at 1 and goes up with each of `changes`. Checkpoints carry it."""
         return 1 + len(self.changes)

@@ -49,7 +49,7 @@ def sides(resolution: int) -> tuple[int, ...]:
 
 
 class BigGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides`, in [-1, 1].
+    """Generator of BigGAN, from z [N, Z] to a tuple of images [N, r, r, C] in [-1, 1], one of each side in `sides`.
 
     `deep` makes it BigGAN-deep's, with `depth` bottleneck blocks a level.
     """
@@ -73,7 +73,10 @@ class BigGANGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32, Z of at least one coordinate a level and one more; labels: [N] int32."""
+        """Returns the images of `latents` [N, Z] float32 and `labels` [N] int32.
+
+        Z has at least one coordinate a level and one more.
+        """
         features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
         first, conditions = self._conditions(latents, labels, len(features) - 1)
         x = Dense(BASE * BASE * features[0], self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)(first)
@@ -97,14 +100,14 @@ class BigGANGenerator(nn.Module):
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _to_rgb(self, x: jax.Array, train: bool) -> jax.Array:
-        """Norm, ReLU, 3×3."""
+        """Makes the image: norm, ReLU, 3×3."""
         x = nn.relu(Norm("batch", train, self.axis_name, self.dtype)(x))
         return self._conv(self.image_channels, 3)(x)
 
     def _conditions(
         self, latents: jax.Array, labels: jax.Array | None, blocks: int
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """What the dense layer and each level see: parts of z, with deep all of z, beside the class."""
+        """Returns the inputs of the dense layer and of each level: parts of z, with deep all of z, beside the class."""
         z = latents.astype(self.dtype)
         told = []
         if self.classes:
@@ -129,7 +132,7 @@ class BigGANGenerator(nn.Module):
         return nn.relu(norm(x, condition))
 
     def _block(self, x: jax.Array, condition: jax.Array, *, channels: int, train: bool) -> jax.Array:
-        """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2 and 1×1 (figure 15)."""
+        """Applies norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2 and 1×1 (figure 15)."""
         y = self._conv(channels, 3, UP)(self._act(x, condition, train))
         y = self._conv(channels, 3)(self._act(y, condition, train))
         return y + upsample(self._conv(channels, 1)(x))
@@ -137,7 +140,10 @@ class BigGANGenerator(nn.Module):
     def _deep_block(
         self, x: jax.Array, condition: jax.Array, *, channels: int, up: bool, train: bool
     ) -> jax.Array:
-        """1×1 to a quarter, 3×3, 3×3, 1×1 back, each after norm and ReLU; the shortcut drops channels (figure 16)."""
+        """Applies 1×1 to a quarter, 3×3, 3×3, 1×1 back, each after norm and ReLU.
+
+        The shortcut drops channels (figure 16).
+        """
         hidden = max(1, x.shape[-1] // 4)
         y = self._conv(hidden, 1)(self._act(x, condition, train))
         y = self._act(y, condition, train)
@@ -149,7 +155,7 @@ class BigGANGenerator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D of BigGAN for square images of 8 to 256 pixels."""
+    """Makes G and D of BigGAN for square images of 8 to 256 pixels."""
     gen = BigGANGenerator(attention=spec.attention, **spec.images("gen"))
     dis = ResNetDiscriminator(
         attention=spec.attention,

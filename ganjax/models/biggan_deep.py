@@ -25,7 +25,10 @@ DIS_TABLE: dict[int, tuple[tuple[int, ...], int]] = {
 
 
 class BigGANDeepDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """Discriminator of BigGAN-deep, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
+    """
 
     resolution: int
     width: int = 128
@@ -48,7 +51,10 @@ class BigGANDeepDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32; the sums over the last map are sown as `features`."""
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32.
+
+        The sums over the last map are sown as `features`.
+        """
         dense = lambda features: Dense(features, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
         table, down = DIS_TABLE[self.resolution]
@@ -71,7 +77,10 @@ class BigGANDeepDiscriminator(nn.Module):
         return Conv(features, size, self.spectral, kernel_init=ORTHOGONAL, dtype=self.dtype)
 
     def _block(self, x: jax.Array, *, channels: int, halve: bool) -> jax.Array:
-        """ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1; the shortcut gains channels by a 1×1 beside it (figure 16)."""
+        """Applies ReLU, 1×1 to a quarter, 3×3, 3×3, ÷2, 1×1.
+
+        The shortcut gains channels by a 1×1 beside it (figure 16).
+        """
         y = self._conv(max(1, channels // 4), 1)(nn.relu(x))
         y = self._conv(max(1, channels // 4), 3)(nn.relu(y))
         y = nn.relu(self._conv(max(1, channels // 4), 3)(nn.relu(y)))
@@ -83,7 +92,7 @@ class BigGANDeepDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D of BigGAN-deep for square images of 8 to 256 pixels."""
+    """Makes G and D of BigGAN-deep for square images of 8 to 256 pixels."""
     gen = BigGANGenerator(deep=True, depth=spec.gen["depth"], attention=spec.attention, **spec.images("gen"))
     dis = BigGANDeepDiscriminator(depth=spec.dis["depth"], attention=spec.attention, **spec.images("dis"))
     return gen, dis

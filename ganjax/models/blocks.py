@@ -1,4 +1,4 @@
-"""What the families share: labels into G, the images of the scales into D, and D's last layer."""
+"""Parts that the families share: labels into G, the images of the scales into D, and D's last layer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MakeLayer = Callable[[int], Layer]
 
 
 def block(net: Any, body: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """`body(net, *arrays, **options)`; where `net.remat`, its backward pass computes anew what lies inside it.
+    """Returns `body(net, *arrays, **options)`. Where `net.remat`, its backward pass computes anew what lies inside it.
 
     So only what goes into the block is kept for the backward pass (Chen et al. 2016, section 3). Parameters and
     statistics have the same names either way.
 
     Args:
       net: the network, inside its `__call__`.
-      body: a method of its class; as a plain function it would not see the scope in which its layers are made anew.
-      arrays: what it maps, trees of arrays or None.
-      options: what is fixed when it is traced.
+      body: a method of its class; a plain function would not get the scope in which its layers are made anew.
+      arrays: the inputs of `body`, trees of arrays or None.
+      options: the values that are fixed when it is traced.
     """
     if not net.remat:
         return body(net, *arrays, **options)
@@ -37,9 +37,11 @@ def block(net: Any, body: Callable[..., Any], *arrays: Any, **options: Any) -> A
 def with_labels(
     latents: jax.Array, labels: jax.Array | None, classes: int, dtype: Dtype, std: float = 1.0
 ) -> jax.Array:
-    """Latent vectors, and beside them a learned vector of each class, both [N, Z]; just the former for no classes.
+    """Returns the latent vectors beside a learned vector of each class, both [N, Z].
 
-    `std` is that of the learned vectors at the start.
+    Without classes it returns the latent vectors alone.
+
+    `std` is the standard deviation of the learned vectors at the start.
     """
     if not classes:
         return latents.astype(dtype)
@@ -56,8 +58,8 @@ def add_scale(image: jax.Array | None, rgb: jax.Array) -> jax.Array:
     (measured in docs/models.md).
 
     Args:
-      image: [N, s, s, C], the sum below, s a power of two below r; None at the first scale.
-      rgb: [N, r, r, C].
+      image: the sum below, [N, s, s, C], s a power of two below r; None at the first scale.
+      rgb: the image of this scale, [N, r, r, C].
 
     Returns:
       [N, r, r, C].
@@ -70,17 +72,17 @@ def add_scale(image: jax.Array | None, rgb: jax.Array) -> jax.Array:
 
 
 def by_side(images: tuple[jax.Array, ...], msg: str, dtype: Dtype) -> dict[int, jax.Array]:
-    """The images below full resolution by their side in pixels; none without multi-scale gradients."""
+    """Returns the images below full resolution by their side in pixels; none without multi-scale gradients."""
     return {x.shape[1]: x.astype(dtype) for x in images[:-1]} if msg != "none" else {}
 
 
 def join(msg: str, x: jax.Array, image: jax.Array, conv: MakeLayer) -> jax.Array:
-    """φ of Karnewar & Wang 2019, section 3: the image of a scale and the features from above it.
+    """Joins the image of a scale and the features from above it: φ of Karnewar & Wang 2019, section 3.
 
     Args:
       msg: simple [image; x], lin_cat [conv(image); x] or cat_lin conv([image; x]).
-      x, image: [N, r, r, F] and [N, r, r, C].
-      conv: features → a 1×1 convolution.
+      x, image: the features [N, r, r, F] and the image [N, r, r, C].
+      conv: the function from features to a 1×1 convolution.
     """
     if msg == "lin_cat":
         image = conv(x.shape[-1])(image)
@@ -96,16 +98,16 @@ def logits_of(
     pooled: jax.Array | None = None,
     embedding_init: Init = EMBEDDING_INIT,
 ) -> jax.Array:
-    """D's last layer, with what minibatch discrimination and labels add to it.
+    """Returns the logits of D's last layer, with what minibatch discrimination and labels add to them.
 
     Args:
-      net: D, inside its `__call__`; read are `classes`, `auxiliary`, `spectral`, `minibatch_discrimination`, `dtype`.
+      net: D, inside its `__call__`, with `classes`, `auxiliary`, `spectral`, `minibatch_discrimination`, `dtype`.
         With `auxiliary` (Odena et al. 2017) the logits of the classes are sown as `class_logits`, else D projects.
-      x: features [N, F].
-      labels: [N] int32 where there are classes.
-      dense: features → a dense layer.
-      pooled: [N, P], what the labels look at; `x` by default.
-      embedding_init: of the rows by class, where D projects.
+      x: the features [N, F].
+      labels: the labels [N] int32 where there are classes.
+      dense: the function from features to a dense layer.
+      pooled: the features [N, P] that the labels act on; `x` by default.
+      embedding_init: the initialiser of the rows by class, where D projects.
 
     Returns:
       [N] float32.

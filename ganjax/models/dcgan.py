@@ -1,4 +1,4 @@
-"""DCGAN's shape (Radford et al. 2016) for 8 to 128 pixels, with multi-scale gradients on or off.
+"""DCGAN's networks (Radford et al. 2016) for 8 to 128 pixels, with multi-scale gradients on or off.
 
 Strided 4×4 convolutions are replaced by 3×3 ones with nearest-neighbour upsampling and average pooling:
 free of checkerboards (Odena et al. 2016), and several times faster on CPU, above all under a gradient penalty.
@@ -19,7 +19,7 @@ from ganjax.models.layers.layers import STDDEV_GROUP, Conv, Dense, Dtype, Norm, 
 
 
 class DCGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides`, in [-1, 1]."""
+    """Generator of DCGAN, from z [N, Z] to a tuple of images [N, r, r, C] in [-1, 1], one of each side in `sides`."""
 
     resolution: int
     image_channels: int
@@ -38,7 +38,7 @@ class DCGANGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32. Images are lowest resolution first."""
+        """Returns the images of `latents` [N, Z] float32, lowest resolution first."""
         images: list[jax.Array] = []
         rgb = None
         first = channels(self.resolution, BASE, self.width, self.max_width)
@@ -54,7 +54,10 @@ class DCGANGenerator(nn.Module):
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _level(self, x: jax.Array, *, size: int, train: bool) -> jax.Array:
-        """The convolutions of a level, the first of which doubles the image; the coarsest has one less."""
+        """Applies the convolutions of a level, the first of which doubles the image.
+
+        The coarsest level has one less.
+        """
         features = channels(self.resolution, size, self.width, self.max_width)
         for i in range(self.depth if size > BASE else self.depth - 1):
             resample = UP if size > BASE and i == 0 else PLAIN
@@ -64,7 +67,10 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """Discriminator of DCGAN, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
+    """
 
     resolution: int
     width: int = 64
@@ -86,7 +92,10 @@ class DCGANDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32. The last feature map is sown as `features`."""
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32.
+
+        The last feature map is sown as `features`.
+        """
         scales = by_side(images, self.msg, self.dtype)
         conv = lambda features: Conv(features, 1, spectral=self.spectral, dtype=self.dtype)
         dense = lambda features: Dense(features, spectral=self.spectral, dtype=self.dtype)
@@ -102,7 +111,7 @@ class DCGANDiscriminator(nn.Module):
         return logits_of(self, x.reshape(x.shape[0], -1), labels, dense, pooled=jnp.sum(x, axis=(1, 2)))
 
     def _level(self, x: jax.Array, *, size: int, train: bool) -> jax.Array:
-        """The convolutions of a level, and its halving."""
+        """Applies the convolutions of a level, and its halving."""
         features = channels(self.resolution, max(size // 2, BASE), self.width, self.max_width)
         for _ in range(self.depth):
             x = Conv(features, spectral=self.spectral, dtype=self.dtype)(x)
@@ -111,7 +120,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for square images of 8 to 128 pixels."""
+    """Makes G and D for square images of 8 to 128 pixels."""
     gen = DCGANGenerator(depth=spec.gen["depth"], **spec.images("gen"))
     dis = DCGANDiscriminator(depth=spec.dis["depth"], **spec.images("dis"))
     return gen, dis

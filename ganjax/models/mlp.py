@@ -12,7 +12,7 @@ from ganjax.models.layers.layers import Dense, Dtype, Norm
 
 
 class MLPGenerator(nn.Module):
-    """`depth` hidden layers of `width` units from z to a point; a tuple of one [N, 2]."""
+    """Generator of points: `depth` hidden layers of `width` units from z to a tuple of one [N, 2]."""
 
     width: int = 128
     depth: int = 3
@@ -26,7 +26,7 @@ class MLPGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32."""
+        """Returns the points of `latents` [N, Z] float32."""
         x = with_labels(latents, labels, self.classes, self.dtype)
         for _ in range(self.depth):
             x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
@@ -35,7 +35,10 @@ class MLPGenerator(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """`depth` hidden layers of `width` units from a tuple of one [N, 2·packing] to logits [N]."""
+    """Discriminator of points, from a tuple of one [N, 2·packing] to logits [N].
+
+    It has `depth` hidden layers of `width` units.
+    """
 
     width: int = 128
     depth: int = 3
@@ -51,7 +54,10 @@ class MLPDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: a tuple of one, [N, 2·packing] float32. The last hidden layer is sown as `features`."""
+        """Returns the logits of `images`, a tuple of one [N, 2·packing] float32.
+
+        The last hidden layer is sown as `features`.
+        """
         x = images[-1].astype(self.dtype)
         for _ in range(self.depth):
             x = Dense(self.width, spectral=self.spectral, dtype=self.dtype)(x)
@@ -62,7 +68,7 @@ class MLPDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for 2-D points."""
+    """Makes G and D for 2-D points."""
     gen = MLPGenerator(depth=spec.gen["depth"], **spec.common("gen"))
     dis = MLPDiscriminator(depth=spec.dis["depth"], **spec.common("dis"))
     return gen, dis

@@ -22,7 +22,10 @@ ROOT2 = 2.0**0.5
 
 
 class ProGANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: linear, or with sums in [-1, 1]."""
+    """Generator of ProGAN, from z [N, Z] to a tuple of images [N, r, r, C], one of each side in `sides`.
+
+    The images are linear, or with sums in [-1, 1].
+    """
 
     resolution: int
     image_channels: int
@@ -41,7 +44,7 @@ class ProGANGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32. Images are in [-1, 1] by training, lowest resolution first."""
+        """Returns the images of `latents` [N, Z] float32, lowest resolution first. They are in [-1, 1] by training."""
         first = channels(self.resolution, BASE, self.width, self.max_width)
         x = pixel_norm(with_labels(latents, labels, self.classes, self.dtype))
         x = EqualDense(BASE * BASE * first, self.spectral, gain=ROOT2 / 4, dtype=self.dtype)(x)
@@ -61,7 +64,7 @@ class ProGANGenerator(nn.Module):
         return Norm(self.norm, train, self.axis_name, self.dtype)(nn.leaky_relu(x, 0.2))
 
     def _level(self, x: jax.Array, *, side: int, train: bool) -> jax.Array:
-        """Two convolutions, the first of which doubles the image; the coarsest level has one."""
+        """Applies two convolutions, the first of which doubles the image. The coarsest level has one."""
         features = channels(self.resolution, side, self.width, self.max_width)
         for resample in (UP, PLAIN) if side > BASE else (PLAIN,):
             conv = EqualConv(features, 3, self.spectral, gain=ROOT2, resample=resample, dtype=self.dtype)
@@ -70,7 +73,10 @@ class ProGANGenerator(nn.Module):
 
 
 class ProGANDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """Discriminator of ProGAN, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
+    """
 
     resolution: int
     width: int = 16
@@ -91,7 +97,10 @@ class ProGANDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32. The last feature map is sown as `features`."""
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32.
+
+        The last feature map is sown as `features`.
+        """
         dense = lambda features: EqualDense(features, self.spectral, dtype=self.dtype)
         linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
@@ -111,7 +120,7 @@ class ProGANDiscriminator(nn.Module):
         return nn.leaky_relu(EqualConv(features, size, self.spectral, gain=ROOT2, dtype=self.dtype)(x), 0.2)
 
     def _level(self, x: jax.Array, *, side: int) -> jax.Array:
-        """Two convolutions and the halving; the coarsest level has one."""
+        """Applies two convolutions and the halving. The coarsest level has one convolution."""
         x = self._conv(x, self._channels(side))
         return downsample(self._conv(x, self._channels(side // 2))) if side > BASE else x
 
@@ -120,7 +129,7 @@ class ProGANDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for square images of 8 to 1024 pixels."""
+    """Makes G and D for square images of 8 to 1024 pixels."""
     return ProGANGenerator(separate=spec.separate, **spec.images("gen")), ProGANDiscriminator(
         **spec.images("dis")
     )

@@ -23,7 +23,7 @@ LEAKY_GAIN = (2.0 / (1.0 + 0.2**2)) ** 0.5
 
 
 def scaled_normal(gain: float) -> nn.initializers.Initializer:
-    """N(0, gain²/fan_in) (He et al. 2015), zeros for a gain of 0."""
+    """Returns the initialiser N(0, gain²/fan_in) (He et al. 2015); zeros for a gain of 0."""
     if not gain:
         return nn.initializers.zeros
     return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
@@ -36,13 +36,13 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, C]."""
+        """Applies the bias and the leaky ReLU to x [N, H, W, C]."""
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return nn.leaky_relu(x + spread(bias, x), 0.2)
 
 
 class Block(nn.Module):
-    """x + 1×1(act(grouped 3×3(act(1×1(x))))); `blocks` is how many the network has."""
+    """Residual block x + 1×1(act(grouped 3×3(act(1×1(x))))); `blocks` is the number of blocks of the network."""
 
     blocks: int
     spectral: int
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, C]."""
+        """Applies the block to x [N, H, W, C]."""
         gain = LEAKY_GAIN * self.blocks ** (-1 / 4)  # three layers: the exponent is -1/(2·3 - 2)
         inner = EXPANSION * x.shape[-1]
 
@@ -73,7 +73,10 @@ class Block(nn.Module):
 
 
 class R3GANGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`: one linear, several tanh of running sums."""
+    """Generator of R3GAN, from z [N, Z] to a tuple of images [N, r, r, C], one of each side in `sides`.
+
+    A single image is linear, several are tanh of running sums.
+    """
 
     resolution: int
     image_channels: int
@@ -92,7 +95,7 @@ class R3GANGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32; labels: [N] int32 where there are classes."""
+        """Returns the images of `latents` [N, Z] float32 and `labels` [N] int32 where there are classes."""
 
         def linear(features: int, side: int = 1) -> Conv:
             init = scaled_normal(1.0)
@@ -127,7 +130,10 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """Discriminator of R3GAN, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
+    """
 
     resolution: int
     width: int = 96
@@ -149,7 +155,7 @@ class R3GANDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32. The last vector is sown as `features`."""
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32. The last vector is sown as `features`."""
 
         def linear(features: int) -> Conv:
             init = scaled_normal(1.0)
@@ -195,7 +201,7 @@ class R3GANDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for square images of 8 to 1024 pixels."""
+    """Makes G and D for square images of 8 to 1024 pixels."""
     gen = R3GANGenerator(depth=spec.gen["depth"], **spec.images("gen"))
     return gen, R3GANDiscriminator(depth=spec.dis["depth"], **spec.images("dis"))
 

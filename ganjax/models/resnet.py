@@ -62,7 +62,7 @@ def sides(resolution: int) -> tuple[int, ...]:
 
 
 class ResNetGenerator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C]: of each side in `sides`, in [-1, 1]."""
+    """Residual generator, from z [N, Z] to a tuple of images [N, r, r, C] in [-1, 1], one of each side in `sides`."""
 
     resolution: int
     image_channels: int
@@ -82,7 +82,7 @@ class ResNetGenerator(nn.Module):
     def __call__(
         self, latents: jax.Array, labels: jax.Array | None = None, *, train: bool
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32; labels: [N] int32 where there are classes. Images are in [-1, 1]."""
+        """Returns images in [-1, 1] of `latents` [N, Z] float32 and `labels` [N] int32 where there are classes."""
         features = [min(self.width * times, self.max_width) for times in GEN_TABLE[self.resolution]]
         side = sides(self.resolution)[0] // 2
         first = Dense(side * side * features[0], self.spectral, kernel_init=XAVIER, dtype=self.dtype)
@@ -100,7 +100,7 @@ class ResNetGenerator(nn.Module):
         return tuple(image.astype(jnp.float32) for image in images)
 
     def _to_rgb(self, x: jax.Array, train: bool) -> jax.Array:
-        """Norm, ReLU, 3×3."""
+        """Makes the image: norm, ReLU, 3×3."""
         x = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         return self._conv(self.image_channels, 3, XAVIER)(x)
 
@@ -108,7 +108,10 @@ class ResNetGenerator(nn.Module):
         return Conv(features, size, self.spectral, resample=resample, kernel_init=init, dtype=self.dtype)
 
     def _block(self, x: jax.Array, labels: jax.Array | None, *, channels: int, train: bool) -> jax.Array:
-        """Norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1; doubling after the 1×1 is the same and cheaper."""
+        """Applies norm, ReLU, ×2, 3×3, norm, ReLU, 3×3, beside ×2, 1×1.
+
+        Doubling after the 1×1 is the same and cheaper.
+        """
         y = nn.relu(self._norm(x, labels, train))
         y = self._conv(channels, 3, self.block_init, UP)(y)
         y = nn.relu(self._norm(y, labels, train))
@@ -123,7 +126,9 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin.
+    """Residual discriminator, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
 
     Between its 3×3 convolutions a block has as many channels as come out of the block, if `wide`, or else of the one
     before. The last map is averaged, if `mean`, or else summed. `block_init` is for the 3×3 convolutions of blocks,
@@ -155,9 +160,9 @@ class ResNetDiscriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32; labels: [N] int32 where there are classes.
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32.
 
-        The sums (means) over the last map are sown as `features`.
+        `labels` are [N] int32 where there are classes. The sums (means) over the last map are sown as `features`.
         """
         table, down = self.table[self.resolution]
         scales = by_side(images, self.msg, self.dtype)
@@ -190,7 +195,10 @@ class ResNetDiscriminator(nn.Module):
     def _block(
         self, x: jax.Array, *, channels: int, hidden: int, train: bool, halve: bool, first: bool
     ) -> jax.Array:
-        """ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes; the first one starts without a ReLU."""
+        """Applies ReLU, 3×3, ReLU, 3×3, ÷2, beside 1×1, ÷2 where the shape changes.
+
+        The first block starts without a ReLU.
+        """
         y = x if first else nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(x))
         y = self._conv(hidden, 3)(y)
         y = nn.relu(Norm(self.norm, train, self.axis_name, self.dtype)(y))
@@ -202,7 +210,7 @@ class ResNetDiscriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for square images of 8 to 128 pixels."""
+    """Makes G and D for square images of 8 to 128 pixels."""
     sagan = spec.attention > 0
     init = XAVIER if sagan else XAVIER_ROOT2
     options = spec.images("dis")

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the networks that trained it, which may compute another function with the same shapes."""
+"""Notes in a checkpoint about the networks that trained it, which may compute another function with the same shapes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check(family: str, metadata: Mapping[str, Any], where: str) -> None:
     """Warns where the networks compute something else than when the checkpoint was saved.
 
     Args:
-      family: name of the networks.
-      metadata: of the checkpoint.
+      family: the name of the networks.
+      metadata: the checkpoint's metadata.
       where: the checkpoint, in words.
     """
     was, now = int(metadata.get(KEY, 1)), MODELS[family]
@@ -49,12 +49,12 @@ def check(family: str, metadata: Mapping[str, Any], where: str) -> None:
 def restore(
     checkpoints: Checkpointer, template: Any, step: int | None, family: str, folder: Path
 ) -> tuple[int, Any, dict[str, Any]] | None:
-    """Restores a checkpoint, with a word on what the networks compute otherwise than when it was saved.
+    """Restores a checkpoint. Warns of what the networks compute otherwise than when it was saved.
 
     Args:
       checkpoints, template, step: see `Checkpointer.restore`.
-      family: name of the networks.
-      folder: of the run, for messages.
+      family: the name of the networks.
+      folder: the run's folder, for messages.
 
     Raises:
       UserError: as `Checkpointer.restore`; other arrays with what has come to be different in this family.

@@ -35,14 +35,17 @@ AVERAGE_DECAY = 0.995  # of the mean style, per update of G
 
 
 def latent_keys(latents: jax.Array) -> jax.Array:
-    """A random key for each latent vector [N, Z], made of the bits of its first two coordinates; [N]."""
+    """Returns random keys [N], one for each latent vector [N, Z], made of the bits of its first two coordinates."""
     bits = jax.lax.bitcast_convert_type(latents[:, :2].astype(jnp.float32), jnp.uint32)
     fold = lambda b: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), b[0]), b[-1])
     return jax.vmap(fold)(bits)
 
 
 class Mapping(nn.Module):
-    """z [N, Z] and labels → styles w [N, dim]: dense layers of normalised vectors; of either alone too."""
+    """Mapping of z [N, Z] and labels, or of either alone, to styles w [N, dim].
+
+    Its dense layers take normalised vectors.
+    """
 
     dim: int
     layers: int
@@ -52,7 +55,7 @@ class Mapping(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array | None, labels: jax.Array | None) -> jax.Array:
-        """latents: [N, Z]; labels: [N] int32 where there are classes."""
+        """Returns the styles of `latents` [N, Z] and `labels` [N] int32 where there are classes."""
         parts = [] if latents is None else [pixel_norm(latents.astype(self.dtype))]
         if self.classes:
             assert labels is not None
@@ -67,7 +70,7 @@ class Mapping(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose input channels are scaled by a style, and with `demodulate` its outputs back to unit size.
+    """Convolution whose input channels are scaled by a style. `demodulate` scales its outputs back to unit size.
 
     Karras et al. 2020, equations 1 to 3, by scaling activations before and after one convolution for the whole batch:
     the same as a kernel for each sample. `up` doubles the image.
@@ -81,7 +84,7 @@ class ModulatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]; style: [N, dim]. Returns [N, H, W, features], or twice the sides."""
+        """Convolves x [N, H, W, I] with style [N, dim]. Returns [N, H, W, features], or twice the sides."""
         fan_in = self.size * self.size * x.shape[-1]
         scales = EqualDense(x.shape[-1], bias=1.0, dtype=self.dtype)(style)
         init = nn.initializers.normal(1.0)
@@ -97,7 +100,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """A modulated convolution, noise, bias and leaky ReLU."""
+    """Layer of a modulated convolution, noise, bias and leaky ReLU."""
 
     features: int
     up: bool
@@ -105,7 +108,7 @@ class StyledLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array, keys: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]; style: [N, dim]; keys: [N], of the noise."""
+        """Applies the layer to x [N, H, W, I] with style [N, dim] and the noise of `keys` [N]."""
         y = ModulatedConv(self.features, up=self.up, dtype=self.dtype)(x, style)
         strength = self.param("noise", nn.initializers.zeros, (), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -115,21 +118,21 @@ class StyledLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """A modulated 1×1 convolution to an image, without demodulation."""
+    """Modulated 1×1 convolution to an image, without demodulation."""
 
     features: int
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]; style: [N, dim]. Returns [N, H, W, features]."""
+        """Convolves x [N, H, W, I] with style [N, dim]. Returns [N, H, W, features]."""
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         y = ModulatedConv(self.features, 1, demodulate=False, dtype=self.dtype)(x, style)
         return y + spread(bias, y)
 
 
 class StyleGAN2Generator(nn.Module):
-    """z [N, Z] → a tuple of images [N, r, r, C] of each side in `sides`, linear."""
+    """Generator of StyleGAN2, from z [N, Z] to a tuple of linear images [N, r, r, C], one of each side in `sides`."""
 
     resolution: int
     image_channels: int
@@ -149,7 +152,7 @@ class StyleGAN2Generator(nn.Module):
 
     @property
     def style_shape(self) -> tuple[int, int]:
-        """Styles of an image, two a level, and their size."""
+        """Number of styles of an image, two a level, and the size of a style."""
         return 2 * len(levels(self.resolution)), self.style_dim
 
     @nn.compact
@@ -162,7 +165,7 @@ class StyleGAN2Generator(nn.Module):
         truncation: float = 1.0,
         style_offsets: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
-        """latents: [N, Z] float32, Z of at least 2; labels: [N] int32 where there are classes.
+        """Returns the images of `latents` [N, Z] float32, Z at least 2, and `labels` [N] int32 where there are classes.
 
         `truncation` below 1 moves styles towards their mean (ψ of Karras et al. 2019, appendix B);
         `style_offsets`, [N, *style_shape], are added to the styles.
@@ -179,7 +182,7 @@ class StyleGAN2Generator(nn.Module):
     def _styles(
         self, latents: jax.Array, labels: jax.Array | None, keys: jax.Array, train: bool
     ) -> jax.Array:
-        """One style a layer, [N, *style_shape]; in training some images change to a second one half-way."""
+        """Returns one style a layer, [N, *style_shape]. In training some images change to a second style half-way."""
         layers, dim = self.style_shape
         mapping = Mapping(dim, self.mapping_layers, self.mapping_rate, self.classes, self.dtype)
         w = mapping(latents, labels)
@@ -200,7 +203,7 @@ class StyleGAN2Generator(nn.Module):
         return styles
 
     def _synthesis(self, styles: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
-        """Styles → images; a level's RGB shares its style with the next level's first convolution."""
+        """Makes images of styles. A level's RGB shares its style with the next level's first convolution."""
         size = channels(self.resolution, BASE, self.width, self.max_width)
         constant = self.param("constant", nn.initializers.normal(1.0), (BASE, BASE, size), jnp.float32)
         x = spread(constant, jax.ShapeDtypeStruct((styles.shape[0], *constant.shape), self.dtype))
@@ -223,7 +226,10 @@ class StyleGAN2Generator(nn.Module):
         side: int,
         layer: int,
     ) -> tuple[jax.Array, jax.Array]:
-        """The features and the sum of images of a level, whose first layer is number `layer`, from those below."""
+        """Returns the features and the sum of images of a level, made of those below.
+
+        Its first layer is number `layer`.
+        """
         features = channels(self.resolution, side, self.width, self.max_width)
         for up in (True, False) if side > BASE else (False,):
             x = StyledLayer(features, up, self.dtype)(x, styles[:, layer], stream_keys(keys, layer))
@@ -233,7 +239,10 @@ class StyleGAN2Generator(nn.Module):
 
 
 class StyleGAN2Discriminator(nn.Module):
-    """A tuple of images, lowest resolution first → logits [N]; `msg` is none, simple, lin_cat or cat_lin."""
+    """Discriminator of StyleGAN2, from a tuple of images, lowest resolution first, to logits [N].
+
+    `msg` is none, simple, lin_cat or cat_lin.
+    """
 
     resolution: int
     width: int = 32
@@ -255,7 +264,10 @@ class StyleGAN2Discriminator(nn.Module):
     def __call__(
         self, images: tuple[jax.Array, ...], labels: jax.Array | None = None, *, train: bool
     ) -> jax.Array:
-        """images: [N, r, r, C·packing] each, float32. The last hidden layer is sown as `features`."""
+        """Returns the logits of `images`, each [N, r, r, C·packing] float32.
+
+        The last hidden layer is sown as `features`.
+        """
         dense = lambda features: EqualDense(features, self.spectral, dtype=self.dtype)
         linear = lambda features: EqualConv(features, 1, self.spectral, dtype=self.dtype)
         scales = by_side(images, self.msg, self.dtype)
@@ -282,7 +294,7 @@ class StyleGAN2Discriminator(nn.Module):
         return nn.leaky_relu(y, 0.2) * ROOT2
 
     def _level(self, x: jax.Array, *, side: int) -> jax.Array:
-        """Two convolutions beside a 1×1, halved; a single convolution on the coarsest level."""
+        """Applies two convolutions beside a 1×1, halved. The coarsest level has a single convolution."""
         y = self._conv(x, self._channels(side))
         if side == BASE:
             return y
@@ -296,7 +308,7 @@ class StyleGAN2Discriminator(nn.Module):
 
 
 def networks(spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """G and D for square images of 8 to 1024 pixels."""
+    """Makes G and D for square images of 8 to 1024 pixels."""
     names = ("style_dim", "mapping_layers", "mapping_rate", "style_mixing")
     gen = StyleGAN2Generator(**{name: spec.gen[name] for name in names}, **spec.images("gen"))
     return gen, StyleGAN2Discriminator(label_layers=spec.dis["label_layers"], **spec.images("dis"))

@@ -1,1 +1,1 @@
-"""Serves every other room and knows nothing of GANs: errors, files, processes, signals, checkpoints, logs."""
+"""Serves every other room: errors, files, processes, signals, checkpoints and logs. Nothing here knows of GANs."""

@@ -1,8 +1,8 @@
-"""What the machine offers before JAX starts: whether it can only mean the CPU, and an allocator that suits it.
+"""Finds out what the machine offers before JAX starts: whether it can only mean the CPU, and which allocator suits it.
 
 XLA takes memory for the intermediate values of a step anew at each call. On CPU the allocator of the C library gives
 it, and glibc maps and unmaps each time what is large: the first touch of each page of 4 kB costs a fault, a fifth of
-MSG-DCGAN-64's step (docs/performance.md). tcmalloc keeps such blocks and finds them again; it is loaded ahead of all
+MSG-DCGAN-64's step (docs/performance.md). tcmalloc keeps such blocks and finds them again; it is loaded before all
 else where it is installed. Without it glibc from 2.35 on can ask for pages of 2 MB, where Linux gives these to who asks
 ("madvise", the default of most distributions): fewer faults. Both are chosen when a program starts, so it starts twice.
 `GANJAX_MALLOC=off` leaves all as it is.
@@ -36,16 +36,16 @@ MAPPED_BYTES = 16 * 1024**2
 
 
 def only_cpu(platforms: str | None) -> bool:
-    """Whether JAX can only mean the CPU, by what is installed and what `platforms` (`JAX_PLATFORMS`) asks for."""
+    """Returns True where JAX can only mean the CPU, by what is installed and by `platforms` (`JAX_PLATFORMS`)."""
     if platforms:
         return platforms == "cpu"
     return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))
 
 
 def start_with_allocator() -> None:
-    """Starts this program anew, as the same process, with a faster allocator or settings of it, if there are any.
+    """Starts this program anew, as the same process, with a faster allocator or faster settings, if there are any.
 
-    To be called before anything has been done: what has been imported is imported again, what was printed comes twice.
+    Call it before anything else: what has been imported is imported again, and what was printed is printed twice.
     """
     if sys.platform != "linux" or os.environ.get(MARK) or not sys.executable:
         return
@@ -64,7 +64,7 @@ def start_with_allocator() -> None:
 
 
 def allocator() -> str:
-    """Which one this process has: `tcmalloc`, `jemalloc`, `glibc with huge pages`, `glibc`, or `of the system`."""
+    """Names this process's allocator: `tcmalloc`, `jemalloc`, `glibc with huge pages`, `glibc` or `of the system`."""
     if sys.platform == "linux":
         loaded = ctypes.CDLL(None)
         if hasattr(loaded, "MallocExtension_ReleaseFreeMemory"):
@@ -77,7 +77,7 @@ def allocator() -> str:
 
 
 def releaser() -> Callable[[], Any] | None:
-    """What gives memory that was freed back to the system; None where that is left alone or not known.
+    """Returns a function that gives freed memory back to the system; None where that is left alone or not known.
 
     With huge pages glibc is also told to map blocks from `MAPPED_BYTES` on apart, and to unmap them at their end: in
     its heap they would leave holes that a few bytes keep open.
@@ -96,14 +96,14 @@ def releaser() -> Callable[[], Any] | None:
 
 
 def tcmalloc() -> Path | None:
-    """The library, where it is installed."""
+    """Returns the path of the tcmalloc library where it is installed."""
     folders = (*os.environ.get("LD_LIBRARY_PATH", "").split(":"), f"{sys.prefix}/lib", *FOLDERS)
     files = (Path(folder, name) for folder in folders if folder for name in TCMALLOC)
     return next((file for file in files if file.exists() and not re.search(r"[\s:]", str(file))), None)
 
 
 def _huge_pages() -> str:
-    """To whom Linux gives them: `always`, `madvise`, `never`, or empty where there are none."""
+    """Returns to whom Linux gives huge pages: `always`, `madvise`, `never`, or empty where there are none."""
     with contextlib.suppress(OSError):
         chosen = re.search(r"\[(\w+)\]", HUGE_PAGES.read_text())
         return chosen.group(1) if chosen else ""
@@ -111,7 +111,7 @@ def _huge_pages() -> str:
 
 
 def _gives_who_asks() -> bool:
-    """Whether glibc can ask for huge pages, and Linux gives them to none but those who do."""
+    """Returns True where glibc can ask for huge pages and Linux gives them only to those who ask."""
     return _huge_pages() == "madvise" and _glibc() >= (2, 35)
 
 
@@ -121,7 +121,7 @@ def _gets_huge_pages() -> bool:
 
 
 def _glibc() -> tuple[int, int]:
-    """Its version, (0, 0) of another C library."""
+    """Returns the version of glibc; (0, 0) with another C library."""
     with contextlib.suppress(ValueError, OSError):
         found = re.fullmatch(r"glibc (\d+)\.(\d+).*", os.confstr("CS_GNU_LIBC_VERSION") or "")
         if found:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read though they may be damaged, and kept where caches belong."""
+"""Writes files whole or not at all, reads files that may be damaged, and finds the folders where caches belong."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def fsync_folder(path: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes `data` beside `path` and renames it: a reader finds the old file or the whole new one, come what may.
+    """Writes `data` beside `path` and renames it. A reader always finds the old file or the whole new one.
 
     Raises:
-      OSError: that cannot be done; `path` is as it was.
+      OSError: the file cannot be written; `path` is as it was.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -55,12 +55,12 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`replace_file` with text, in UTF-8."""
+    """Writes text with `replace_file`, in UTF-8."""
     replace_file(path, text.encode("utf-8"))
 
 
 def atomic_write_json(path: Path, obj: Any) -> None:
-    """`replace_file` with `obj` as indented JSON."""
+    """Writes `obj` as indented JSON with `replace_file`."""
     atomic_write_text(path, json.dumps(obj, indent=2) + "\n")
 
 
@@ -83,10 +83,10 @@ def user_error_if_unwritable(what: str, path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes, what: str) -> None:
-    """`replace_file`, for files that a user asked for: missing folders are made.
+    """Writes a file that a user asked for with `replace_file`. Missing folders are made.
 
     Raises:
-      UserError: it cannot be done; the message names `what`.
+      UserError: the file cannot be written; the message names `what`.
     """
     with user_error_if_unwritable(what, path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Random keys. Every draw of a run comes from `key(seed)` by a path of numbers, so that none is stored.
+"""Random keys. Every draw of a run comes from `key(seed)` by a path of numbers, so no key is stored.
 
 A path of a train step is seed → step → update → place in the global batch → `Stream`; so an image's draws do not depend
 on the device that computes them. Other paths begin with a number that no step reaches (`Stream.PROBE` and later).
@@ -14,7 +14,7 @@ import numpy as np
 
 @enum.unique
 class Stream(enum.IntEnum):
-    """What a key is drawn for: the number that is folded into the key above it. No two are equal."""
+    """Number that says what a key is drawn for. It is folded into the key above it. No two streams are equal."""
 
     # Folded into the key of an image in an update, or in the monitor's fixed batch.
     LATENTS = 0

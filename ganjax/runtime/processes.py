@@ -1,7 +1,7 @@
-"""Several processes, one run: how they find each other, agree, write only once, and end together.
+"""Makes several processes one run: they find each other, agree, write only once, and end together.
 
-Process 0 is the main one: it alone reads and writes the workdir and speaks. The others compute their share and are
-told what it found. With one process every function here does nothing, or the obvious.
+Process 0 is the main one: it alone reads and writes the workdir and prints. The others compute their share and get
+what it found. With one process every function here does nothing, or the obvious.
 
 When a process fails, it tells the others, and all end with its exit code. When one dies without a word (killed, or
 its machine is gone), the others end with exit code 4: at once where the network says so, else when no sign of life
@@ -36,12 +36,12 @@ FOREVER = 30 * 24 * 3600 * 1000  # milliseconds; who is dead is known long befor
 
 @dataclass(frozen=True)
 class Cluster:
-    """How this process finds the others.
+    """Description of how this process finds the others.
 
     Attributes:
       coordinator: HOST:PORT of process 0; None where JAX finds it by itself.
-      count: processes in all; None where JAX finds it.
-      index: of this one, from 0; None where JAX finds it.
+      count: the number of processes; None where JAX finds it.
+      index: the index of this process, counted from 0; None where JAX finds it.
     """
 
     coordinator: str | None = None
@@ -60,12 +60,13 @@ def detect(
     index: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Cluster | None:
-    """What the command line, then the environment, say of other processes; None where there are none.
+    """Returns what the command line, then the environment, say of other processes; None where there are none.
 
     Args:
       coordinator, count, index: the flags `--coordinator` (`auto`: as JAX finds it), `--num-processes` and
         `--process-id`; `GANJAX_COORDINATOR`, `GANJAX_NUM_PROCESSES` and `GANJAX_PROCESS_ID` stand in for them.
-      environment: also of SLURM, Open MPI and TPU pods, which count where they have more than one process.
+      environment: the environment variables. Those of SLURM, Open MPI and TPU pods count where they set up more than
+        one process.
 
     Raises:
       UserError: some of the three are missing, or make no sense.
@@ -104,7 +105,7 @@ def _number(flag: str, given: int | None, variable: str | None) -> int | None:
 
 
 def _launcher(environment: Mapping[str, str]) -> Cluster | None:
-    """SLURM, Open MPI or a TPU pod with more than one process."""
+    """Returns the cluster of SLURM, Open MPI or a TPU pod that has more than one process."""
 
     def several(name: str) -> bool:
         return environment.get(name, "").isdigit() and int(environment[name]) > 1
@@ -121,11 +122,11 @@ def _launcher(environment: Mapping[str, str]) -> Cluster | None:
 
 
 def join(cluster: Cluster | None, *, stops: bool = False) -> None:
-    """Meets the others of `cluster`; nothing for None. To be called before JAX touches a device.
+    """Meets the other processes of `cluster`; does nothing for None. Call it before JAX touches a device.
 
     Args:
-      cluster: from `detect`.
-      stops: whether SIGTERM is left to JAX, for a loop that asks it at every step (`runtime.signals`); otherwise it
+      cluster: the result of `detect`.
+      stops: True if SIGTERM is left to JAX, for a loop that asks it at every step (`runtime.signals`); otherwise it
         ends this process, as usual.
 
     Raises:
@@ -177,22 +178,22 @@ def _global_state() -> Any:
 
 
 def count() -> int:
-    """Processes of this run."""
+    """Returns the number of processes of this run."""
     return 1 if _cluster is None or _cluster.count is None else _cluster.count
 
 
 def index() -> int:
-    """Of this process, from 0."""
+    """Returns the index of this process, counted from 0."""
     return 0 if _cluster is None or _cluster.index is None else _cluster.index
 
 
 def is_main() -> bool:
-    """Whether this process reads, writes and speaks for the run."""
+    """Returns True in the process that reads, writes and prints for the run."""
     return index() == 0
 
 
 def from_main(value: Any) -> Any:
-    """The main process's `value`, JSON; what the others give is not looked at. All must call it alike."""
+    """Returns the main process's JSON `value`. The values of the others are ignored. All must call it alike."""
     if count() == 1:
         return value
     client, key = _global_state().client, f"ganjax/told/{next(_counter)}"
@@ -204,7 +205,10 @@ def from_main(value: Any) -> Any:
 
 
 def state_from_main(tree: Tree) -> Tree:
-    """The main process's arrays, as host arrays; the others give arrays of the same shapes. All must call it."""
+    """Returns the main process's arrays, as host arrays.
+
+    The others give arrays of the same shapes. All must call it.
+    """
     if count() == 1:
         return tree
     import jax
@@ -225,10 +229,10 @@ def state_from_main(tree: Tree) -> Tree:
 
 
 def check_same(facts: Mapping[str, str]) -> None:
-    """That this process has the same `facts` as the main one.
+    """Checks that this process has the same `facts` as the main one.
 
     Raises:
-      UserError: it has not; the first that differs is named.
+      UserError: the facts differ; the first that differs is named.
     """
     expected = from_main(dict(facts))
     for name, value in facts.items():
@@ -240,19 +244,19 @@ def check_same(facts: Mapping[str, str]) -> None:
 
 
 def meet() -> None:
-    """Waits for all processes: after what the main one does alone and slowly."""
+    """Waits for all processes. It follows what the main process does alone and slowly."""
     if count() > 1:
         _global_state().client.wait_at_barrier(f"ganjax/met/{next(_counter)}", FOREVER)
 
 
 def tell(key: str, value: str) -> None:
-    """Leaves a word for all; without several processes nothing."""
+    """Leaves a message for all processes. Does nothing without several processes."""
     if count() > 1:
         _global_state().client.key_value_set(key, value, allow_overwrite=True)
 
 
 def told(key: str) -> str | None:
-    """The word that some process left under `key`."""
+    """Returns the message that some process left under `key`."""
     if count() == 1:
         return None
     try:
@@ -262,7 +266,7 @@ def told(key: str) -> str | None:
 
 
 def leave() -> None:
-    """The good end: waits until all processes are done, and parts from them."""
+    """Ends the run well: waits until all processes are done, and parts from them."""
     global _cluster
     if _cluster is None:
         return
@@ -275,7 +279,10 @@ def leave() -> None:
 
 
 def abandon(code: int, message: str) -> None:
-    """The bad end: tells the others, who end with the same exit code, and ends this process. Alone: nothing."""
+    """Ends the run badly: informs the others, who end with the same exit code, and ends this process.
+
+    Does nothing when alone.
+    """
     if count() == 1:
         return
     word = json.dumps({"process": index(), "code": code, "message": message})
@@ -287,7 +294,10 @@ def abandon(code: int, message: str) -> None:
 
 
 def fail(error: Exception) -> None:
-    """The end by an error that nobody foresaw, such as a dead peer's broken connection. Alone: nothing."""
+    """Ends the run after an error that nobody foresaw, such as a dead peer's broken connection.
+
+    Does nothing when alone.
+    """
     if count() == 1:
         return
     import jax
@@ -308,7 +318,7 @@ def end(code: int) -> NoReturn:
 
 
 def _listen() -> None:
-    """A thread of its own: ends this process when another one has failed, whatever it is waiting for."""
+    """Ends this process when another one has failed, whatever this one is waiting for. Runs in a thread of its own."""
     try:
         word = json.loads(_global_state().client.blocking_key_value_get(FAILED, FOREVER))
     except Exception as error:
@@ -325,7 +335,7 @@ def _listen() -> None:
 
 
 def lost(error: BaseException) -> str:
-    """What is said of a call to the others that failed."""
+    """Returns the message about a failed call to the other processes."""
     return (
         "another process of this run has ended, or cannot be reached any more, so this one ends too "
         f"({_first_line(error)}). What was saved is kept: start all of them again with the same command."

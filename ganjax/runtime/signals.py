@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop at the next step, of all processes at the same one."""
+"""Takes SIGTERM and Ctrl-C as a request to stop: all processes stop at the same next step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PREEMPTED, INTERRUPTED = "preempted", "interrupted"
 
 
 class StopSignals:
-    """While entered, the first SIGTERM or Ctrl-C makes this object true; a second Ctrl-C leaves at once,
-    through a KeyboardInterrupt; should that take its time, a third ends the process.
+    """Context in which the first SIGTERM or Ctrl-C makes this object true.
 
-    With several processes SIGTERM is left to JAX, which tells all of them; Ctrl-C is handed on to it.
+    A second Ctrl-C leaves at once, through a KeyboardInterrupt. Should that take its time, a third ends the process.
+    With several processes SIGTERM is left to JAX, which informs all of them; Ctrl-C is handed on to it.
 
     Attributes:
       reason: `preempted` after SIGTERM, `interrupted` after Ctrl-C, empty before.
@@ -34,7 +34,10 @@ class StopSignals:
         return bool(self.reason)
 
     def due(self) -> bool:
-        """Whether to stop before the next call. All processes ask once a call and get the same answer."""
+        """Returns True if the run is to stop before the next call.
+
+        All processes ask once a call and get the same answer.
+        """
         if processes.count() == 1:
             return bool(self)
         from jax.experimental import multihost_utils

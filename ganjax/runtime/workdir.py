@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"train": {"steps": 5}}` → `{"train.steps": 5}`; empty groups stay as `{}`."""
+    """Flattens `{"train": {"steps": 5}}` to `{"train.steps": 5}`. Empty groups stay as `{}`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -55,15 +55,15 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 
 
 class Workdir:
-    """A run's folder, locked against a second live run until `release()` or the end of a `with` block.
+    """Folder of a run, locked against a second live run until `release()` or the end of a `with` block.
 
     Attributes:
-        path: the folder.
+        path: the run's folder.
         changed: the allowed options that differ from the last run here, `{dotted key: (was, now)}`.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
-        """Use `Workdir.open`. `lock`: the descriptor that holds the lock."""
+        """Takes the descriptor `lock` that holds the lock. Use `Workdir.open` instead."""
         self.path = path
         self.changed: dict[str, tuple[str, str]] = {}
         self._lock: int | None = lock
@@ -174,9 +174,9 @@ def _take_lock(path: Path) -> int:
 
 
 def lock_record(path: Path) -> bytes | None:
-    """What its live run has written into the lock of the folder `path`; None where there is none.
+    """Returns what its live run has written into the lock of the folder `path`; None where there is no record.
 
-    It tells the folder from another one put in its place, also where numbers of files change, as over FUSE.
+    The record tells the folder from another one put in its place, also where inode numbers change, as over FUSE.
     """
     try:
         return (path / ".lock").read_bytes()
@@ -207,7 +207,7 @@ def _unusable(path: Path, error: OSError) -> UserError:
 
 
 def _read_config(file: Path) -> dict[str, Any] | None:
-    """The config of the run in the folder, None where there is none."""
+    """Reads the config of the run in the folder. Returns None where there is no run."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -252,7 +252,7 @@ def _refusal(path: Path, refused: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    """Versions without importing the packages; None for one that is not installed."""
+    """Returns the versions of packages without importing them; None for one that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "ganjax": __version__}
     for package in _PACKAGES:
         try:

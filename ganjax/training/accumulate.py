@@ -1,4 +1,4 @@
-"""Gradients of a batch that is computed in parts: one after another, for want of memory, or on several devices."""
+"""Computes gradients of a batch in parts: one after another, for want of memory, or on several devices."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def part_of(inputs: Tree, i: int, parts: int) -> Tree:
 def mean_over_devices(
     grads: Tree, metrics: Metrics, stats: Tree, axis_name: str | None
 ) -> tuple[Tree, Metrics, Tree]:
-    """Gradients, metrics and batch statistics, averaged over devices in one exchange; as they are without an axis.
+    """Averages gradients, metrics and batch statistics over devices in one exchange.
+
+    Without an axis they stay as they are.
 
     They travel as one vector: left to itself, XLA joins them by what waits for them, in two or three all-reduces.
     Spectral vectors are not sent, since they depend on the weights alone.

@@ -40,18 +40,18 @@ MSG_SCALES = {"all": (4, math.inf), "coarse": (4, 8), "middle": (16, 32), "fine"
 
 @dataclass(frozen=True)
 class Build:
-    """A config made ready to run.
+    """Config made ready to run.
 
     Attributes:
       gan: the static part of the step.
-      init: () → the first state.
-      initialise: `make_hyper` of a config that shares this program → its first state.
-      shapes: () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
+      init: the function () → the first state.
+      initialise: the function from `make_hyper` of a config that shares this program to its first state.
+      shapes: the function () → the same as `jax.ShapeDtypeStruct`s, without computing anything.
       make_batch: (data, seed, step, index [n]) → one device's batch from resident data, or from its part of a stream.
-      sides: of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
-      images_per_step: real images that D sees in a step.
-      classes: that the networks are told; 0 for none.
-      truncates: whether G itself truncates (its styles); else the latent vectors are truncated.
+      sides: the sides of the images of a pyramid in pixels, ascending; a tuple of one 0 for points.
+      images_per_step: the number of real images that D gets in a step.
+      classes: the number of classes of the networks' labels; 0 for none.
+      truncates: True if G itself truncates (its styles); else the latent vectors are truncated.
     """
 
     gan: GAN
@@ -65,12 +65,12 @@ class Build:
     truncates: bool
 
     def for_config(self, config: ConfigDict) -> Build:
-        """The same program with the traced values of `config`, which may differ in nothing else (`make_hyper`)."""
+        """Returns the same program with the traced values of `config` (`make_hyper`), in which alone it may differ."""
         return replace(self, init=lambda: self.initialise(make_hyper(config)))
 
 
 def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devices") -> Build:
-    """Everything that `config` describes, for images or points like those of `dataset`.
+    """Builds everything that `config` describes, for images or points like those of `dataset`.
 
     Raises:
       UserError: a resolution that the networks cannot make.
@@ -137,10 +137,10 @@ def make_gan(config: ConfigDict, gen: nn.Module, dis: nn.Module, axis_name: str 
 
 
 def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
-    """Sides of the images of a pyramid: only the full one without MSG, else those of `model.msg_scales` too.
+    """Returns the sides of a pyramid's images: only the full one without MSG, else those of `model.msg_scales` too.
 
     Raises:
-      UserError: images that are not square, or whose side the networks cannot make, or no scale to connect.
+      UserError: the images are not square, the networks cannot make their side, or there is no scale to connect.
     """
     if dataset.images.ndim == 2:
         return (0,)
@@ -166,7 +166,7 @@ def image_sides(config: ConfigDict, dataset: Dataset) -> tuple[int, ...]:
 
 
 def count_classes(config: ConfigDict, dataset: Dataset) -> int:
-    """Classes that the networks are told: 0 unless `model.conditional`.
+    """Returns the number of classes of the networks' labels: 0 unless `model.conditional`.
 
     Raises:
       UserError: labels are asked for, and the data has none.
@@ -179,19 +179,19 @@ def count_classes(config: ConfigDict, dataset: Dataset) -> int:
 
 
 def batches_per_step(config: ConfigDict) -> int:
-    """Batches of reals that a step takes from the data."""
+    """Returns the number of batches of reals that a step takes from the data."""
     return config.train.dis_steps + (config.train.gen_steps if config.train.fresh_reals else 0)
 
 
 def loops_pay(config: ConfigDict) -> bool:
-    """Whether updates are as fast in a loop as unrolled: XLA's convolutions on CPU are not, the native ones are."""
+    """Returns True if updates are as fast in a loop as unrolled: XLA's convolutions on CPU are not, native ones are."""
     if jax.default_backend() != "cpu" or config.model.name == "mlp":
         return True
     return native.in_use()
 
 
 def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -> tuple[nn.Module, nn.Module]:
-    """G and D of the family `model.name`."""
+    """Makes G and D of the family `model.name`."""
     images = dataset.images.ndim == 4
     spec = Spec(
         resolution=dataset.images.shape[1] if images else 0,
@@ -212,14 +212,14 @@ def make_networks(config: ConfigDict, dataset: Dataset, axis_name: str | None) -
 
 
 def compared_together(config: ConfigDict) -> int:
-    """Neighbours in the batch that D compares with each other; 1 where it judges each alone."""
+    """Returns the number of neighbours in the batch that D compares with each other; 1 where it judges each alone."""
     if config.dis.minibatch_discrimination:
         return DISCRIMINATION_GROUP
     return config.dis.stddev_group if config.dis.minibatch_stddev else 1
 
 
 def make_optimizer(config: ConfigDict, net: str) -> Optimizer:
-    """The optimiser of `gen` or `dis`, with its schedule and weight clipping."""
+    """Makes the optimiser of `gen` or `dis`, with its schedule and weight clipping."""
     options, progress = config[net].optimizer, progress_of(config, net)
     beta2 = options.beta2
     limit = config.penalty.clip_weights if net == "dis" else 0.0
@@ -331,14 +331,14 @@ TRACED = {
 
 
 def make_hyper(config: ConfigDict) -> dict[str, jax.Array]:
-    """The traced numbers of a run: it can be repeated with others without compiling again."""
+    """Returns the traced numbers of a run. It can be repeated with others without compiling again."""
     flat = flatten(config)
     hyper = {name: jnp.asarray(flat[key], jnp.float32) for name, key in TRACED.items()}
     return {**hyper, "seed": jnp.asarray(config.seed, jnp.uint32)}
 
 
 def program_of(config: ConfigDict) -> str:
-    """Equal for two configs that share a compiled step: they differ in the seed and in `TRACED` values alone.
+    """Returns a value equal for configs that share a compiled step: they differ in the seed and `TRACED` values alone.
 
     Zero leaves out what another value switches on, so whether a value is zero is a part of the program.
     """
@@ -350,7 +350,7 @@ def program_of(config: ConfigDict) -> str:
 def make_initialiser(
     config: ConfigDict, gan: GAN, dataset: Dataset, sides: tuple[int, ...], *, abstract: bool = False
 ) -> Callable[[dict[str, jax.Array]], GanState]:
-    """`hyper` → the first state of a run, on the default device; `abstract` where only its shapes are traced."""
+    """Returns `hyper` → first state of a run, on the default device; `abstract` where only its shapes are traced."""
 
     def networks(seed: jax.Array) -> tuple[Tree, Tree]:
         gen_key, dis_key, latent_key = (

@@ -1,4 +1,4 @@
-"""What changes across steps besides the weights: noise, augmentation strength, balance, the average of G."""
+"""Values that change across steps besides the weights: noise, augmentation strength, balance, the average of G."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def initial_control(*, ada: bool, lecam: bool, path_length: bool, balance: bool)
 def make_transform(
     policy: tuple[str, ...], *, color_share: float, noise: str | None, noise_steps: float
 ) -> Callable[[jax.Array, Images, GanState], Images]:
-    """Returns `data.augment.transform` of D's inputs at the strengths that the state of the run gives.
+    """Returns the function `data.augment.transform` for D's inputs, at the strengths that the state of the run gives.
 
     Args:
-      policy: parts of `augment.policy`.
+      policy: the parts of `augment.policy`.
       color_share: ADA's share of color transforms.
       noise: the schedule of the noise, a key of `NOISE_SCHEDULES` or `ada`; None for no noise.
-      noise_steps: steps after which the schedule is at its end.
+      noise_steps: the number of steps after which the schedule is at its end.
     """
 
     def noise_level(state: GanState) -> jax.Array:
@@ -76,10 +76,10 @@ def make_control_update(
     """Returns the function (state, metrics of this step) → the control values of the next step.
 
     Args:
-      ada_target, ada_speed_kimg: see `ada_update`.
-      ada_images: reals that D sees in a step.
-      planned_p: step → ADA's p where it follows a plan, else None.
-      balance: accuracies of D below which G rests, and above which D rests.
+      ada_target, ada_speed_kimg: as for `ada_update`.
+      ada_images: the number of reals that D gets in a step.
+      planned_p: the function from a step to ADA's p where it follows a plan, else None.
+      balance: the accuracies of D below which G rests, and above which D rests.
     """
 
     def update_control(state: GanState, metrics: Metrics) -> dict[str, jax.Array]:
@@ -122,9 +122,9 @@ def make_average(*, images: int, half_life: float, rampup: float) -> Callable[[G
     style, which is an average already, are G's own, as in the authors' code.
 
     Args:
-      images: that G makes in a step.
-      half_life: in images; 0 averages nothing.
-      rampup: the half-life is at most this share of the images made; 0 is off.
+      images: the number of images that G makes in a step.
+      half_life: the half-life in images; 0 averages nothing.
+      rampup: the share of the images made that bounds the half-life; 0 is off.
     """
 
     @jax.named_scope("average")

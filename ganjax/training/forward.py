@@ -1,4 +1,4 @@
-"""The forward passes of an update: fakes, D's outputs on them and on reals, and the inputs of the losses."""
+"""Forward passes of an update: fakes, D's outputs on them and on reals, and the inputs of the losses."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Tree = Any
 
 @struct.dataclass
 class Inputs:
-    """What one update sees of the data; gradient accumulation cuts each array into equal parts.
+    """Data of one update. Gradient accumulation cuts each array into equal parts.
 
     Attributes:
-      keys: [n], one per image of the batch.
-      reals: tuple of [n, ...] float32 in [-1, 1], lowest resolution first.
-      labels: [n] int32, or None.
+      keys: the keys [n], one per image of the batch.
+      reals: a tuple of [n, ...] float32 in [-1, 1], lowest resolution first.
+      labels: the labels [n] int32, or None.
     """
 
     keys: jax.Array
@@ -47,16 +47,17 @@ class Variables:
 
 @dataclass(frozen=True)
 class DisOutput:
-    """D's logits [N] float32, and by name what it sows on the way (`features`, `class_logits`), if it was asked for."""
+    """Output of D: its logits [N] float32, and by name its sown arrays (`features`, `class_logits`), if asked for."""
 
     logits: jax.Array
     sown: dict[str, jax.Array]
 
 
 class Forward(Protocol):
-    """(gan, state, the updated network's variables, inputs) → the inputs of its loss, and its new statistics.
+    """Type of a forward pass: (gan, state, the updated network's variables, inputs) → (its loss's inputs, statistics).
 
-    With `update_stats` spectral vectors and batch statistics move; without it batch statistics alone do.
+    The statistics are the new ones. With `update_stats` spectral vectors and batch statistics move; without it batch
+    statistics alone do.
     """
 
     def __call__(
@@ -69,12 +70,12 @@ class Player:
     """One of the two networks and what updates it.
 
     Attributes:
-      name: `gen` or `dis`.
+      name: one of `gen` and `dis`.
       net: the network (`ganjax.models`).
       optimizer: its optimiser.
-      objective: what it minimises.
-      forward: `gen_forward` or `dis_forward`.
-      steps: its updates in a step.
+      objective: the sum that it minimises.
+      forward: one of `gen_forward` and `dis_forward`.
+      steps: the number of its updates in a step.
     """
 
     name: str
@@ -87,22 +88,22 @@ class Player:
 
 @dataclass(frozen=True)
 class GAN:
-    """Everything static about a step, bound once by `training.build`.
+    """Static values of a step, bound once by `training.build`.
 
     Attributes:
-      gen, dis: the two players.
-      latents: keys [n] → latent vectors [n, Z].
-      transform: (keys [n], images, state) → images: augmentation and noise of D's inputs.
-      update_control: (state, metrics) → the new `control` after a step.
-      average: (state) → the new `ema`.
-      rolled: whether several updates of a network are a loop on the device, and so compiled but once.
-      accumulate: parts in which the batch of an update is computed.
-      packing: samples that D judges together.
-      joint: whether D may judge reals and fakes in one pass (not with batch statistics in D).
-      group: neighbours that D compares; it judges in one pass only what are whole groups.
-      fresh_reals: whether G's updates have reals of their own, else those of D's last.
-      shared_forward: whether G's update takes the fakes, and D's outputs on them, of D's update.
-      axis_name: of the devices; None for a single device without mapping.
+      gen, dis: the two networks, each with its optimiser and objective.
+      latents: the function from keys [n] to latent vectors [n, Z].
+      transform: the function (keys [n], images, state) → images: augmentation and noise of D's inputs.
+      update_control: the function (state, metrics) → the new control values after a step.
+      average: the function (state) → the new `ema`.
+      rolled: True if several updates of a network are a loop on the device, and so compiled but once.
+      accumulate: the number of parts in which the batch of an update is computed.
+      packing: the number of samples that D judges together.
+      joint: True if D may judge reals and fakes in one pass (not with batch statistics in D).
+      group: the number of neighbours that D compares; it judges only whole groups in one pass.
+      fresh_reals: True if G's updates have reals of their own, else they take those of D's last update.
+      shared_forward: True if G's update takes the fakes, and D's outputs on them, of D's update.
+      axis_name: the name of the devices' axis; None for a single device without mapping.
     """
 
     gen: Player
@@ -130,7 +131,7 @@ class GAN:
 def dis_forward(
     gan: GAN, state: GanState, own: Variables, inputs: Inputs, *, update_stats: bool
 ) -> tuple[LossInputs, Tree]:
-    """Gives D's loss fresh fakes, without a gradient into G; D's statistics move."""
+    """Gives D's loss fresh fakes, without a gradient into G. D's statistics move."""
     fakes, _ = generate(gan, state.gen, inputs.keys, inputs.labels, update_stats=False)
     fakes = jax.lax.stop_gradient(fakes)
     return compare(gan, gan.dis.objective, state, own, inputs, fakes, update_stats=update_stats)
@@ -139,7 +140,7 @@ def dis_forward(
 def gen_forward(
     gan: GAN, state: GanState, own: Variables, inputs: Inputs, *, update_stats: bool
 ) -> tuple[LossInputs, Tree]:
-    """Gives G's loss fakes with their gradient, seen by a D that stays as it is; G's statistics move."""
+    """Gives G's loss fakes with their gradient, judged by a D that stays as it is. G's statistics move."""
     fakes, stats = generate(gan, own, inputs.keys, inputs.labels, update_stats=update_stats)
     found, _ = compare(gan, gan.gen.objective, state, state.dis, inputs, fakes, update_stats=False)
 
@@ -157,12 +158,12 @@ def generate(
     """Returns G's images for the keys [n], in training mode, and its statistics after that.
 
     Args:
-      gan: what is static.
-      gen: anything with `params` and `stats` of G.
-      keys: [n], of which the latent vectors are drawn.
-      labels: [n] int32, or None.
-      update_stats: whether spectral vectors move too.
-      **options: for G.
+      gan: the static values of the step.
+      gen: an object with `params` and `stats` of G.
+      keys: the keys [n], of which the latent vectors are drawn.
+      labels: the labels [n] int32, or None.
+      update_stats: True if spectral vectors move too.
+      **options: further arguments of G.
     """
     latents = gan.latents(stream_keys(keys, Stream.LATENTS))
     images, moved = gan.gen.net.apply(
@@ -186,16 +187,16 @@ def compare(
     *,
     update_stats: bool,
 ) -> tuple[LossInputs, Tree]:
-    """Shows D reals and fakes after the same transforms; returns the inputs of a loss, and D's new statistics.
+    """Runs D on reals and fakes after the same transforms. Returns the inputs of a loss, and D's new statistics.
 
     Args:
-      gan: what is static.
-      objective: says whether the reals, and what D sows, are needed.
-      state: of the run.
-      dis: anything with `params` and `stats` of D.
-      inputs: of the update.
-      fakes: G's images, tuple of [n, ...].
-      update_stats: whether D's spectral vectors move.
+      gan: the static values of the step.
+      objective: the objective, which says if the reals, and D's sown arrays, are needed.
+      state: the state of the run.
+      dis: an object with `params` and `stats` of D.
+      inputs: the inputs of the update.
+      fakes: G's images, a tuple of [n, ...].
+      update_stats: True if D's spectral vectors move.
     """
     plain_reals, plain_fakes = pack(inputs.reals, gan.packing), pack(fakes, gan.packing)
 
@@ -252,12 +253,12 @@ def discriminate(
     """Returns D's output for each batch, from one pass where D allows it, and D's new statistics.
 
     Args:
-      gan: what is static.
-      dis: anything with `params` and `stats` of D.
-      batches: one or two, each a tuple of [N, ...].
-      labels: [N] of each batch: a fake is made for the class of the real in its place; None without.
-      update_stats: whether spectral vectors move.
-      sow: whether to keep what D sows.
+      gan: the static values of the step.
+      dis: an object with `params` and `stats` of D.
+      batches: the one or two batches, each a tuple of [N, ...].
+      labels: the labels [N] of each batch: a fake has the class of the real in its place; None without classes.
+      update_stats: True if spectral vectors move.
+      sow: True to keep D's sown arrays.
     """
     sizes = [batch[-1].shape[0] for batch in batches]
     joint = len(batches) > 1 and gan.joint and all(size % gan.group == 0 for size in sizes)
@@ -286,5 +287,5 @@ def discriminate(
 
 
 def mutable_collections(stats: Tree, update_stats: bool) -> list[str]:
-    """Names the collections that a pass may change: in training batch statistics must be, spectral vectors may."""
+    """Names the collections that a pass may change. In training batch statistics must change, spectral vectors may."""
     return [name for name in stats if update_stats or name == "batch_stats"]

@@ -18,13 +18,13 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optax chain, its schedule, and the projection of the parameters after an update.
+    """Optimiser of one network: an optax chain, its schedule, and the projection of the parameters after an update.
 
     Attributes:
-      tx: built with `optax.inject_hyperparams`, with `learning_rate` among them.
-      schedule: step [] int32 → factor on the peak rate, [] float32.
-      beta2: step → the optimiser's β₂ where it changes, else None.
-      project: new parameters → parameters (weight clipping), or the identity.
+      tx: the chain, built with `optax.inject_hyperparams`, with `learning_rate` among them.
+      schedule: the function from a step [] int32 to the factor on the peak rate, [] float32.
+      beta2: the function from a step to the optimiser's β₂ where it changes, else None.
+      project: the function from new parameters to parameters (weight clipping), or the identity.
     """
 
     tx: optax.GradientTransformation
@@ -35,7 +35,7 @@ class Optimizer:
     def update(
         self, grads: Tree, opt_state: Any, params: Tree, *, step: jax.Array, peak: jax.Array
     ) -> tuple[Tree, Any, jax.Array]:
-        """New parameters, new optimiser state and the learning rate that was used."""
+        """Returns the new parameters, the new optimiser state and the learning rate that was used."""
         rate = peak * self.schedule(step)
         hyper = {**opt_state.hyperparams, "learning_rate": rate}
         if self.beta2 is not None:
@@ -72,11 +72,11 @@ def make_chain(
     """Returns the optax chain of an optimiser.
 
     Args:
-      name: a key of `OPTIMIZERS`; rmsprop decays by `beta2`, sgd has momentum `beta1`.
-      beta1, beta2, eps: as in Adam.
-      weight_decay: decoupled, for adamw and lion.
-      clip_norm: largest global norm of the gradient; 0 for none.
-      inject_beta2: whether β₂ too is set anew at each step.
+      name: the key in `OPTIMIZERS`; rmsprop decays by `beta2`, sgd has momentum `beta1`.
+      beta1, beta2, eps: the numbers of Adam.
+      weight_decay: the decoupled weight decay, for adamw and lion.
+      clip_norm: the largest global norm of the gradient; 0 for none.
+      inject_beta2: True if β₂ too is set anew at each step.
     """
 
     def chain(learning_rate: float, beta2: float = beta2) -> optax.GradientTransformation:
@@ -91,13 +91,15 @@ def make_chain(
 def make_progress(
     kind: str, *, steps: int, warmup_steps: int = 0, end: float = 1.0
 ) -> Callable[[jax.Array], jax.Array]:
-    """How far a schedule has come, 0 to 1: stays 0 for constant, else linear or half a cosine after the warm-up.
+    """Makes the function that says how far a schedule has come, 0 to 1.
+
+    It stays 0 for constant; else it is linear or half a cosine after the warm-up.
 
     Args:
-      kind: constant, linear or cosine.
-      steps: of the run.
-      warmup_steps: before it starts.
-      end: share of `steps` at which it reaches 1.
+      kind: one of constant, linear and cosine.
+      steps: the number of steps of the run.
+      warmup_steps: the number of steps before it starts.
+      end: the share of `steps` at which it reaches 1.
     """
     length = max(end * steps - warmup_steps, 1.0)
 
@@ -113,7 +115,9 @@ def make_progress(
 def make_schedule(
     kind: str, *, steps: int, warmup_steps: int, final_scale: float, end: float = 1.0
 ) -> Callable[[jax.Array], jax.Array]:
-    """Factor on the peak rate: linear warm-up, then from 1 to `final_scale` as `make_progress` says.
+    """Makes the function of the factor on the peak rate: linear warm-up, then from 1 to `final_scale`.
+
+    After the warm-up it falls as `make_progress` says.
 
     The first warm-up step already moves: 1/warmup.
     """

@@ -1,4 +1,4 @@
-"""Devices: how many, and how one per-device step becomes one call over all of them, in all processes.
+"""Devices: their number, and how one per-device step becomes one call over all of them, in all processes.
 
 The step is written for one device with an `axis_name`; only this file knows how it is mapped, how many steps
 a call makes, and which backend wants what. Devices are in the order of their processes, so that each process has
@@ -38,7 +38,7 @@ Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
 
 
 def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
-    """To be called before JAX touches a device: chooses how many CPU devices there are.
+    """Chooses the number of CPU devices. Call it before JAX touches a device.
 
     One per core pays off on CPU as long as each keeps a batch worth having. `PJRT_NPROC` is the size of XLA's thread
     pool: a thread a core is fastest, since operations are cut into as many parts (docs/performance.md), and safe
@@ -47,12 +47,12 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
     What was compiled is kept in `~/.cache/ganjax/programs`, up to `CACHE_BYTES` (or in `JAX_COMPILATION_CACHE_DIR`).
 
     Args:
-      batch_size: images per update over all devices.
-      unit: a device's share must be a multiple of this.
-      devices: asked for, over all processes; 0 chooses.
+      batch_size: the number of images per update over all devices.
+      unit: the number that a device's share must be a multiple of.
+      devices: the number of devices asked for, over all processes; 0 leaves the choice.
 
     Raises:
-      UserError: devices that do not divide among the processes.
+      UserError: the devices do not divide among the processes.
     """
     count = processes.count()
     if devices % count:
@@ -73,7 +73,7 @@ def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
 
 @functools.cache  # one listener a process
 def _release_after_compiling() -> None:
-    """On CPU gives back to the system, after each compilation, what the compiler held: else it adds to the peak."""
+    """Gives back to the system on CPU, after each compilation, what the compiler held: else it adds to the peak."""
     if not native.only_cpu() or (release := machine.releaser()) is None:
         return
 
@@ -99,7 +99,7 @@ def _keep_compiled() -> None:
 
 
 def cpu_devices(batch_size: int, unit: int, cores: int) -> int:
-    """The most devices, up to one a core, that split the batch evenly and keep 16 images or more each."""
+    """Returns the most devices, up to one a core, that split the batch evenly and keep 16 images or more each."""
     fitting = (
         n
         for n in range(cores, 1, -1)
@@ -109,10 +109,10 @@ def cpu_devices(batch_size: int, unit: int, cores: int) -> int:
 
 
 def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
-    """The devices of a run, as many of each process, in the order of the processes.
+    """Chooses the devices of a run, as many of each process, in the order of the processes.
 
     Raises:
-      UserError: fewer devices than wanted, or a batch that does not divide among them.
+      UserError: there are fewer devices than wanted, or the batch does not divide among them.
     """
     several = processes.count()
     available = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -135,18 +135,18 @@ def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of one axis over `devices`."""
+    """Makes a mesh of one axis over `devices`."""
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
-    """Every leaf on every device, in buffers of its own, as `pmap` and `shard_map` both take it."""
+    """Puts every leaf on every device, in buffers of its own, as `pmap` and `shard_map` both take it."""
     sharding = NamedSharding(make_mesh(devices), PartitionSpec())
     return jax.tree.map(lambda leaf: place(leaf, sharding), tree)
 
 
 def place(array: Any, sharding: NamedSharding) -> jax.Array:
-    """The array, which every process holds whole, on the devices of `sharding`."""
+    """Puts the array, which every process holds whole, on the devices of `sharding`."""
     host = np.asarray(array)
     if sharding.is_fully_addressable:
         return jax.device_put(host, sharding)
@@ -154,7 +154,7 @@ def place(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def divide(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
-    """Every leaf [devices of this process, …] divided among these devices along its first axis."""
+    """Divides every leaf [devices of this process, …] among these devices along its first axis."""
     sharding = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -162,9 +162,9 @@ def divide(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
 
 
 def resident_budget(devices: Sequence[jax.Device]) -> int:
-    """Bytes of images that may lie on every device and on the host: a quarter of the memory of either.
+    """Returns the bytes of images that may lie on every device and on the host: a quarter of the memory of either.
 
-    A CPU device shares the host's memory, which then holds them once more for each.
+    A CPU device shares the host's memory, which then holds the images once more for each device.
     """
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if devices[0].platform == "cpu":
@@ -184,20 +184,20 @@ def make_update(
     scan: bool,
     streams: bool = False,
 ) -> Update:
-    """The compiled call `(state, data) -> (state, metrics)`: `steps` train steps over all devices.
+    """Makes the compiled call `(state, data) -> (state, metrics)`: `steps` train steps over all devices.
 
     State and data are replicated, the state is donated; metrics are means over the steps. Nothing is
     transferred from the host.
 
     Args:
-      gan, make_batch: see `training.build`.
-      devices: to use.
-      batch_size: images over all devices.
-      mode: `pmap` or `shard_map`; the same program either way. Several processes always get `shard_map`: there
+      gan, make_batch: the results of `training.build`.
+      devices: the devices to use.
+      batch_size: the number of images over all devices.
+      mode: one of `pmap` and `shard_map`; the same program either way. Several processes always get `shard_map`: there
         `pmap` would copy the state between its local and global form at every call.
-      steps: train steps a call.
-      scan: a loop on the device; otherwise the steps are unrolled (on CPU, where convolutions in a loop crawl).
-      streams: the data are [devices, steps, …], divided among the devices, instead of replicated.
+      steps: the number of train steps a call.
+      scan: True for a loop on the device; else the steps are unrolled (on CPU, where convolutions in a loop crawl).
+      streams: True if the data are [devices, steps, …], divided among the devices, instead of replicated.
     """
     share = batch_size // len(devices)
 
@@ -220,7 +220,7 @@ def map_over_devices(
     mode: str,
     streams: bool = False,
 ) -> Callable[[GanState, Tree, jax.Array], tuple[GanState, Metrics]]:
-    """`function(state, data, device number [])` over all devices; the state is replicated and donated.
+    """Returns `function(state, data, device number [])` mapped over all devices. The state is replicated and donated.
 
     Data are replicated too, or, where they are a stream, divided along their first axis.
     """
@@ -254,7 +254,7 @@ def map_over_devices(
 def map_shares(
     function: Callable[[Tree, Tree], Tree], devices: Sequence[jax.Device]
 ) -> Callable[[Tree, Tree], Tree]:
-    """`(variables, rows) -> results`: `function` on each device's share of `rows`, all results in order.
+    """Returns `(variables, rows) -> results`: `function` on each device's share of `rows`, all results in order.
 
     `variables` are replicated on the devices, `rows` host arrays [N, …] that all processes hold, N a multiple of the
     devices. Results are host arrays [M, …], the whole of them in every process. The axis is named.
@@ -292,18 +292,18 @@ def make_population_update(
     several: bool,
     own_data: bool,
 ) -> Update:
-    """The compiled call `(states, data) -> (states, metrics)`: `steps` train steps of many runs side by side.
+    """Makes the compiled call `(states, data) -> (states, metrics)`: `steps` train steps of many runs side by side.
 
     Every leaf of `states` but `step` [D] is [D, K, …]: K runs on each of the D devices, or [D, …] without `several`. No
-    run sees another, so nothing is exchanged between devices, and a run's numbers do not depend on its neighbours.
+    run reads another, so nothing is exchanged between devices, and a run's numbers do not depend on its neighbours.
 
     Args:
-      gan, make_batch: of one run on one device: its `axis_name` is None.
-      devices: to use; the states say how many runs each gets.
-      batch_size: images of an update of one run.
+      gan, make_batch: those of one run on one device: its `axis_name` is None.
+      devices: the devices to use; the states say how many runs each gets.
+      batch_size: the number of images of an update of one run.
       steps, scan: as for `make_update`.
-      several: whether a device has an axis K of runs.
-      own_data: whether each run has data of its own, leaves [D, K, …] too, or all share one copy on each device.
+      several: True if a device has an axis K of runs.
+      own_data: True if each run has data of its own, leaves [D, K, …] too, or all share one copy on each device.
     """
     index = np.arange(batch_size, dtype=np.int32)
 
@@ -326,7 +326,7 @@ def several_steps(
     *,
     streams: bool = False,
 ) -> Callable[[GanState, Tree], tuple[GanState, Metrics]]:
-    """`one` step made `steps` times, with the mean of the metrics; unrolled, or a loop on the device.
+    """Makes a function of `steps` times `one` step, with the mean of the metrics; unrolled, or a loop on the device.
 
     Of data that `streams` each step has its own, along the first axis.
     """
@@ -351,9 +351,9 @@ def several_steps(
 def make_generator(
     apply: Callable[[Tree, jax.Array, jax.Array], Tree], devices: Sequence[jax.Device], share: int
 ) -> Callable[[Tree, int, int], Tree]:
-    """`(variables, seed, start) -> images start … start + share·devices - 1`, as host arrays.
+    """Makes `(variables, seed, start) -> images start … start + share·devices - 1`, as host arrays.
 
-    `apply(variables, seed [] uint32, index [share])` makes one device's images; what an image is depends on the seed
+    `apply(variables, seed [] uint32, index [share])` makes one device's images; each image depends on the seed
     and its index alone.
     """
     mapped = map_shares(lambda given, index: apply(given[0], given[1], index), devices)

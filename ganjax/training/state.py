@@ -15,7 +15,7 @@ Tree = Any
 
 @struct.dataclass
 class NetState:
-    """One network: parameters, every other collection (`spectral`, `batch_stats`), and its optimiser's state."""
+    """State of one network: parameters, every other collection (`spectral`, `batch_stats`), and optimiser state."""
 
     params: Tree
     stats: Tree
@@ -23,21 +23,21 @@ class NetState:
 
     @property
     def variables(self) -> dict[str, Tree]:
-        """What Linen's `apply` takes."""
+        """Variables in the form that Linen's `apply` takes."""
         return {"params": self.params, **self.stats}
 
 
 @struct.dataclass
 class GanState:
-    """Everything that goes on from step to step.
+    """Values that go on from step to step.
 
     Attributes:
-      step: [] int32, generator updates done. No key is stored: it is `fold_in(seed, step)`.
+      step: the generator updates done, [] int32. No key is stored: it is `fold_in(seed, step)`.
       gen, dis: the two networks.
-      ema: averaged variables of G: `params` and `batch_stats`; `spectral` as G's own.
-      control: what techniques carry from step to step (ADA's p, LeCam's averages, D's accuracy), float32 scalars,
-        and `fault/dis`, `fault/gen`: int32, the first step with a non-finite loss or gradient, or -1.
-      hyper: float32 scalars and the uint32 `seed`; traced, so that runs which differ here share a program.
+      ema: the averaged variables of G: `params` and `batch_stats`; `spectral` as G's own.
+      control: the control values, which techniques carry from step to step (ADA's p, LeCam's averages, D's accuracy),
+        float32 scalars, and `fault/dis`, `fault/gen`: int32, the first step with a non-finite loss or gradient, or -1.
+      hyper: the float32 scalars and the uint32 `seed`; traced, so that runs which differ here share a program.
     """
 
     step: jax.Array
@@ -49,7 +49,7 @@ class GanState:
 
     @property
     def seed(self) -> jax.Array:
-        """[] uint32, of which every key is made."""
+        """Seed of which every key is made, [] uint32."""
         return self.hyper["seed"]
 
     def net(self, name: str) -> NetState:
@@ -63,10 +63,10 @@ class GanState:
 
 
 def copy_tree(tree: Tree) -> Tree:
-    """New buffers with the same values: a donated pytree must not hold a buffer twice."""
+    """Returns new buffers with the same values: a donated pytree must not hold a buffer twice."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def count_parameters(params: Tree) -> int:
-    """Numbers in a pytree of parameters."""
+    """Returns the number of values in a pytree of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -28,8 +28,8 @@ def train_step(gan: GAN, state: GanState, batch: Batch) -> tuple[GanState, Metri
     """Updates D, then G, each as often as its `steps` say, then the control values and the average of G.
 
     Args:
-      gan: what is static.
-      state: the same on every device.
+      gan: the static values of the step.
+      state: the state of the run, the same on every device.
       batch: this device's images.
 
     Returns:
@@ -47,7 +47,10 @@ def train_step(gan: GAN, state: GanState, batch: Batch) -> tuple[GanState, Metri
 
 
 def repeat(gan: GAN, player: Player, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
-    """Makes the player's updates of one step; the metrics are those of the last. Each of D's has its own reals."""
+    """Makes the player's updates of one step.
+
+    The metrics are those of the last. Each of D's updates has its own reals.
+    """
 
     def once(state: GanState, i: Any) -> tuple[GanState, Metrics]:
         last = gan.dis.steps + i if gan.fresh_reals else gan.dis.steps - 1
@@ -85,8 +88,8 @@ def update(gan: GAN, player: Player, state: GanState, inputs: Inputs) -> tuple[G
 def update_both(gan: GAN, state: GanState, inputs: Inputs) -> tuple[GanState, Metrics]:
     """Makes one update of D and one of G from the same fakes and D's one output on them.
 
-    Both gradients are taken at the parameters before the step, where alternating updates show G the new D (and make
-    fakes of their own). D sees reals and fakes apart: so G's gradient goes back through the fakes alone.
+    Both gradients are taken at the parameters before the step, where alternating updates give G the new D (and make
+    fakes of their own). D takes reals and fakes apart: so G's gradient goes back through the fakes alone.
     """
     make = lambda params: generate(
         gan, Variables(params, state.gen.stats), inputs.keys, inputs.labels, update_stats=True

@@ -1,6 +1,6 @@
-"""How far a step moves the weights, measured on the call before a log line, beside the compiled step.
+"""Measures how far a step moves the weights, on the call before a log line, beside the compiled step.
 
-In the step it would cost: what is before and what is after would have to lie in memory together at every step.
+Inside the step it would cost memory: the weights before and after would lie in memory together at every step.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ NETS = ("gen", "dis")
 
 @jax.jit
 def weights(state: GanState) -> dict[str, Tree]:
-    """The parameters of both networks in buffers of their own, which outlive the donated state."""
+    """Copies the parameters of both networks to buffers of their own, which outlive the donated state."""
     return {net: jax.tree.map(jnp.copy, getattr(state, net).params) for net in NETS}
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "lead"))
 def movement(before: dict[str, Tree], state: GanState, *, steps: int, lead: int = 0) -> dict[str, jax.Array]:
-    """`update_ratio/gen` and `/dis`: ‖after − before‖ / (√steps · ‖before‖), some .001 in a steady run.
+    """Returns `update_ratio/gen` and `/dis`: ‖after − before‖ / (√steps · ‖before‖), some .001 in a steady run.
 
-    The root makes it that of one step, if the steps of a call go each its own way.
+    The root makes it the ratio of one step, if the steps of a call go each its own way.
 
     Args:
-      before: `weights` of the state before a call.
-      state: after it.
-      steps: of the call.
-      lead: axes of the leaves that number runs trained side by side; the results have them too.
+      before: the `weights` of the state before a call.
+      state: the state after the call.
+      steps: the number of steps of the call.
+      lead: the axes of the leaves that number runs trained side by side; the results have them too.
     """
 
     def norm(tree: Tree) -> jax.Array:

@@ -52,12 +52,12 @@ def transform(
     """Augments images, then adds noise.
 
     Args:
-      keys: [N], one per image.
-      images: tuple of [N, ...] in [-1, 1].
+      keys: the keys [N], one per image.
+      images: a tuple of [N, ...] in [-1, 1].
       policy: parts of `augment.policy`: `ada` and perhaps `cutout`, or names of `POLICIES`; empty for none.
-      p: [] float32, ADA's probability, where the policy has `ada`.
+      p: ADA's probability, [] float32, where the policy has `ada`.
       color_share: ADA's share of color transforms.
-      noise_std: [] float32, the standard deviation of the noise; None adds none.
+      noise_std: the standard deviation of the noise, [] float32; None adds none.
     """
     if "ada" in policy:
         assert p is not None

@@ -23,10 +23,13 @@ _LN2 = 0.6931471805599453
 
 
 class Draws:
-    """Draws per image, handed out in the order of the calls. All are made at once, which is quick to compile."""
+    """Random numbers per image, handed out in the order of the calls.
+
+    All are made at once, which is quick to compile.
+    """
 
     def __init__(self, keys: Array, count: int) -> None:
-        """keys: [N]; count: how many numbers of each kind there are to hand out."""
+        """Draws from keys [N]; `count` is the number of values of each kind to hand out."""
         split = jax.vmap(jax.random.split)(keys)
         drawn = lambda draw, keys: draw_once(jax.vmap(lambda key: draw(key, (count,), jnp.float32))(keys))
         self._uniforms = drawn(jax.random.uniform, split[:, 0])
@@ -34,24 +37,27 @@ class Draws:
         self._columns = iter(range(count))
 
     def uniform(self, low: float, high: float) -> Array:
-        """U(low, high) [N] float32."""
+        """Draws from U(low, high), [N] float32."""
         return low + (high - low) * self._uniforms[:, next(self._columns)]
 
     def normal(self, std: float) -> Array:
-        """N(0, std²) [N] float32."""
+        """Draws from N(0, std²), [N] float32."""
         return std * self._normals[:, next(self._columns)]
 
     def below(self, bound: int) -> Array:
-        """A whole number from 0 to bound - 1, [N] int32."""
+        """Draws a whole number from 0 to bound - 1, [N] int32."""
         return (bound * self.uniform(0.0, 1.0)).astype(jnp.int32)
 
     def applied(self, p: Array, value: Array, identity: float = 0.0) -> Array:
-        """`value` with probability p (none at 0, all at 1), else the parameter that does nothing."""
+        """Returns `value` with probability p (never at 0, always at 1), else the parameter that does nothing."""
         return jnp.where(self.uniform(0.0, 1.0) < p, value, jnp.asarray(identity, value.dtype))
 
 
 class Affine(NamedTuple):
-    """Where an output pixel (x, y) reads: (xx·x + xy·y + x0, yx·x + yy·y + y0), from the image's centre; [N] each."""
+    """Affine map from an output pixel (x, y) to the point that it reads, from the image's centre.
+
+    The point is (xx·x + xy·y + x0, yx·x + yy·y + y0); [N] each.
+    """
 
     xx: Array
     xy: Array
@@ -61,7 +67,7 @@ class Affine(NamedTuple):
     y0: Array
 
     def turned(self, cos: Array, sin: Array) -> Affine:
-        """After this, a turn of the source point by the angle of cos and sin."""
+        """Returns this map with a turn of the source point, by the angle of cos and sin, after it."""
         return Affine(
             cos * self.xx - sin * self.yx,
             cos * self.xy - sin * self.yy,
@@ -72,22 +78,23 @@ class Affine(NamedTuple):
         )
 
     def stretched(self, x: Array, y: Array) -> Affine:
-        """After this, factors along the source's axes."""
+        """Returns this map with factors along the source's axes after it."""
         return Affine(x * self.xx, x * self.xy, y * self.yx, y * self.yy, x * self.x0, y * self.y0)
 
     def moved(self, x: Array, y: Array) -> Affine:
-        """After this, a step of the source point."""
+        """Returns this map with a step of the source point after it."""
         return self._replace(x0=self.x0 + x, y0=self.y0 + y)
 
 
 def random_affine(draws: Draws, p: Array, height: int, width: int) -> Affine:
-    """The paper's geometry, from output to source, hence in reverse order; signs and inverses need no care, since
-    every distribution is symmetric (log-symmetric for the scales).
+    """Draws the paper's geometry, from output to source, hence in reverse order.
+
+    Signs and inverses need no care, since every distribution is symmetric (log-symmetric for the scales).
 
     Args:
-        draws: of the images; 18 numbers.
-        p: scalar float32, the probability of each transform; above 1 as 1.
-        height, width: of the finest scale, in pixels.
+        draws: the draws of the images, of which it takes 18 numbers.
+        p: the probability of each transform, scalar float32; above 1 it acts as 1.
+        height, width: the size of the finest scale, in pixels.
     """
     # Two rotations would turn an image with probability 1 - (1 - p)²; at this one each they do with p in all.
     p_turn = 1.0 - jnp.sqrt(jnp.maximum(1.0 - p, 0.0))
@@ -123,12 +130,14 @@ def random_affine(draws: Draws, p: Array, height: int, width: int) -> Affine:
 
 
 def _mirrored(position: Array, size: int) -> Array:
-    """Pixel coordinates folded into [-½, size - ½], the image between its borders."""
+    """Folds pixel coordinates into [-½, size - ½], the image between its borders."""
     return size - jnp.abs(jnp.mod(position + 0.5, 2.0 * size) - size) - 0.5
 
 
 def warp(images: Array, affine: Affine, height: int, width: int) -> Array:
-    """Bilinear samples of images [N, H, W, C] at the points of `affine`, which speaks of `height` × `width` pixels.
+    """Returns bilinear samples of images [N, H, W, C] at the points of `affine`.
+
+    `affine` is in pixels of an image of `height` × `width`.
 
     Four gathers along the flattened pixels: with gradient 7 ms for 128×32×32×3 on a CPU, a third of what a `vmap` of
     indexing costs. Exact for flips, quarter turns of squares and whole shifts.
@@ -156,7 +165,7 @@ def warp(images: Array, affine: Affine, height: int, width: int) -> Array:
 
 
 class Colour(NamedTuple):
-    """Channel i becomes own·xᵢ + following·xᵢ₊₁ + next_but_one·xᵢ₊₂ + offset; [N] each."""
+    """Colour map: channel i becomes own·xᵢ + following·xᵢ₊₁ + next_but_one·xᵢ₊₂ + offset; [N] each."""
 
     own: Array
     following: Array
@@ -165,7 +174,7 @@ class Colour(NamedTuple):
 
 
 def compose_colour(shift: Array, contrast: Array, luma: Array, theta: Array, saturation: Array) -> Colour:
-    """Brightness, contrast, luma flip (-1 or 1), hue rotation about grey and saturation as one map; all [N].
+    """Composes brightness, contrast, luma flip (-1 or 1), hue rotation about grey and saturation to one map; all [N].
 
     With P the projection on the grey axis v = (1, 1, 1)/√3, the paper's product of 4×4 matrices is
     contrast·(±P + saturation·(cos θ·(I - P) + sin θ·[v]×)), a circulant matrix: three numbers an image.
@@ -182,7 +191,7 @@ def compose_colour(shift: Array, contrast: Array, luma: Array, theta: Array, sat
 
 
 def random_colour(draws: Draws, p: Array, channels: int) -> Colour:
-    """The paper's colour transforms (10 numbers of the draws); of one channel only brightness, contrast, luma flip."""
+    """Draws the paper's colour transforms (10 numbers); for one channel only brightness, contrast, luma flip."""
     shift = draws.applied(p, draws.normal(0.2))
     contrast = jnp.exp(draws.applied(p, draws.normal(0.5 * _LN2)))
     luma = 1.0 - 2.0 * draws.applied(p, draws.below(2), 0).astype(jnp.float32)
@@ -195,7 +204,7 @@ def random_colour(draws: Draws, p: Array, channels: int) -> Colour:
 
 
 def recolour(images: Array, colour: Colour) -> Array:
-    """`colour` applied to images [N, H, W, 1 or 3]."""
+    """Applies `colour` to images [N, H, W, 1 or 3]."""
     c = Colour(*(value.astype(images.dtype).reshape(-1, 1, 1, 1) for value in colour))
     if images.shape[-1] == 1:
         return c.own * images + c.offset
@@ -204,7 +213,9 @@ def recolour(images: Array, colour: Colour) -> Array:
 
 
 def random_cutout(draws: Draws, p: Array, height: int, width: int) -> tuple[Array, Array]:
-    """A box of half the height and width about a point anywhere (3 numbers): rows [N, height] and columns [N, width].
+    """Draws a box of half the height and width about a point anywhere (3 numbers).
+
+    Returns rows [N, height], columns [N, width].
 
     The box is where both are 1.
     """
@@ -219,7 +230,7 @@ def random_cutout(draws: Draws, p: Array, height: int, width: int) -> tuple[Arra
 
 
 def cut(images: Array, rows: Array, columns: Array) -> Array:
-    """Images [N, H, W, C] with the box of `rows` and `columns` set to zero (grey); of a coarse image by its share."""
+    """Sets the box of `rows` and `columns` in images [N, H, W, C] to zero (grey); in a coarse image by its share."""
     n, h, w, _ = images.shape
     rows, columns = (jnp.mean(x.reshape(n, size, -1), axis=2) for x, size in ((rows, h), (columns, w)))
     kept = 1.0 - rows[:, :, None, None] * columns[:, None, :, None]
@@ -229,7 +240,7 @@ def cut(images: Array, rows: Array, columns: Array) -> Array:
 def ada_augment(
     keys: Array, images: Images, p: float | Array, *, color_share: float = 1.0, cutout: bool = False
 ) -> Images:
-    """Random geometry, then random colour, then a hole, each transform of each image with probability p.
+    """Applies random geometry, then random colour, then a hole, each transform of each image with probability p.
 
     | transform | distribution |
     |---|---|
@@ -242,14 +253,14 @@ def ada_augment(
     | cutout, where asked for | a box of half the sides, centred anywhere |
 
     Args:
-        keys: [N] PRNG keys, one an image.
-        images: tuple of [N, H, W, C] in [-1, 1], C 1 or 3, lowest resolution first.
-        p: at least 0, may be traced. 0 gives the images back, exactly; above 1 is as 1.
-        color_share: of p, for the colour transforms (R3GAN: ½).
-        cutout: whether there is a hole, as R3GAN has and the paper's choice of transforms has not.
+        keys: the PRNG keys [N], one an image.
+        images: a tuple of [N, H, W, C] in [-1, 1], C 1 or 3, lowest resolution first.
+        p: the probability, at least 0, may be traced. 0 gives the images back, exactly; above 1 is as 1.
+        color_share: the share of p for the colour transforms (R3GAN: ½).
+        cutout: True for a hole, which R3GAN has and the paper's choice of transforms has not.
 
     Raises:
-        ValueError: not images, or channels other than 1 or 3.
+        ValueError: the arrays are not images, or have channels other than 1 or 3.
     """
     if not isinstance(images, tuple) or any(x.ndim != 4 or x.shape[-1] not in (1, 3) for x in images):
         shapes = [x.shape for x in images]
@@ -274,17 +285,17 @@ def ada_update(
     images_per_update: int,
     speed_kimg: float = 500.0,
 ) -> Array:
-    """p one step up or down, towards r = target (Karras et al. 2020b, sec. 3).
+    """Moves p one step up or down, towards r = target (Karras et al. 2020b, sec. 3).
 
-    It is at least 0 and, as in the authors' code, may pass 1, where it acts as 1: how long D has overfitted with all
+    p is at least 0 and, as in the authors' code, may pass 1, where it acts as 1: how long D has overfitted with all
     transforms on is how long it takes for them to become fewer.
 
     Args:
-        p: scalar, at least 0.
-        sign_mean: r = E[sign D(real)] since the last update, over the global batch; scalar in [-1, 1].
-        target: of r. Above it D overfits, and p rises.
-        images_per_update: reals that D saw since the last update.
-        speed_kimg: thousands of images that take p from 0 to 1.
+        p: the probability, a scalar of at least 0.
+        sign_mean: the mean r = E[sign D(real)] since the last update, over the global batch; scalar in [-1, 1].
+        target: the target of r. Above it D overfits, and p rises.
+        images_per_update: the number of reals that D got since the last update.
+        speed_kimg: the thousands of images that take p from 0 to 1.
     """
     step = jnp.sign(sign_mean - target) * (images_per_update / (speed_kimg * 1000.0))
     return jnp.maximum(p + step, 0.0)

@@ -28,7 +28,7 @@ def _check(images: Images) -> None:
 
 @jax.jit
 def _draws(keys: Array) -> Array:
-    """U(0, 1) [N, 7] float32, a column for each number that the transforms draw.
+    """Draws U(0, 1) [N, 7] float32, a column for each number that the transforms need.
 
     Every transform asks for all of them and XLA merges the requests: one draw is quick to compile, seven are not.
     """
@@ -36,52 +36,52 @@ def _draws(keys: Array) -> Array:
 
 
 def _uniform(keys: Array, column: int, low: float, high: float) -> Array:
-    """U(low, high) [N] float32."""
+    """Returns U(low, high) [N] float32."""
     return low + (high - low) * _draws(keys)[:, column]
 
 
 def _integers(keys: Array, column: int, low: int, high: int) -> Array:
-    """Whole numbers from low to high, both included, [N] as float32."""
+    """Returns whole numbers from low to high, both included, [N] as float32."""
     return low + jnp.floor((high - low + 1) * _draws(keys)[:, column])
 
 
 def _about(x: Array, centre: Array, factor: Array) -> Array:
-    """x stretched by `factor` [N] about `centre` (of x's rank)."""
+    """Stretches x by `factor` [N] about `centre` (of x's rank)."""
     return centre + (x - centre) * factor.astype(x.dtype).reshape(-1, 1, 1, 1)
 
 
 def brightness(keys: Array, images: Images) -> Images:
-    """+U(-.5, .5), one number an image."""
+    """Adds U(-.5, .5), one number an image."""
     shift = _uniform(keys, 0, -0.5, 0.5)
     return tuple(x + shift.astype(x.dtype).reshape(-1, 1, 1, 1) for x in images)
 
 
 def saturation(keys: Array, images: Images) -> Images:
-    """×U(0, 2) about each pixel's mean over channels, which stays. Nothing for one channel."""
+    """Multiplies by U(0, 2) about each pixel's mean over channels, which stays. Does nothing for one channel."""
     factor = _uniform(keys, 1, 0.0, 2.0)
     return tuple(_about(x, jnp.mean(x, axis=3, keepdims=True), factor) for x in images)
 
 
 def contrast(keys: Array, images: Images) -> Images:
-    """×U(.5, 1.5) about each image's mean over pixels and channels, which stays."""
+    """Multiplies by U(.5, 1.5) about each image's mean over pixels and channels, which stays."""
     factor = _uniform(keys, 2, 0.5, 1.5)
     return tuple(_about(x, jnp.mean(x, axis=(1, 2, 3), keepdims=True), factor) for x in images)
 
 
 def color(keys: Array, images: Images) -> Images:
-    """Brightness, then saturation, then contrast: the paper's colour policy."""
+    """Applies brightness, then saturation, then contrast: the paper's colour policy."""
     return contrast(keys, saturation(keys, brightness(keys, images)))
 
 
 def _shift_matrix(shift: Array, size: int) -> Array:
-    """[N, size, size]: rows that read pixel i - shift, linearly between two, nothing from outside."""
+    """Returns [N, size, size], rows that read pixel i - shift, linearly between two, nothing from outside."""
     pixels = jnp.arange(size, dtype=jnp.float32)
     source = pixels.reshape(1, -1, 1) - shift.reshape(-1, 1, 1)
     return jax.nn.relu(1.0 - jnp.abs(source - pixels.reshape(1, 1, -1)))
 
 
 def _shifted(x: Array, down: Array, right: Array) -> Array:
-    """x [N, H, W, C] moved by pixels `down`, `right` [N], zeros moving in.
+    """Moves x [N, H, W, C] by pixels `down`, `right` [N]. Zeros move in.
 
     A product with a banded matrix per axis: as fast as slicing on CPU (2-3 ms with gradient for 128×32×32×3), fast on
     accelerators where a gather per image is not, and fit for fractions. Full precision keeps whole shifts exact.
@@ -95,7 +95,7 @@ def _shifted(x: Array, down: Array, right: Array) -> Array:
 
 
 def translation(keys: Array, images: Images) -> Images:
-    """Moved by up to ⅛ of the image along each axis, whole pixels of the finest scale; zeros (grey) move in."""
+    """Moves images by up to ⅛ of their size along each axis, whole pixels of the finest scale. Zeros (grey) move in."""
     height, width = images[-1].shape[1:3]
     reach_y, reach_x = int(height / 8 + 0.5), int(width / 8 + 0.5)
     down, right = _integers(keys, 3, -reach_y, reach_y), _integers(keys, 4, -reach_x, reach_x)
@@ -103,7 +103,7 @@ def translation(keys: Array, images: Images) -> Images:
 
 
 def _coverage(start: Array, length: int, size: int, full: int) -> Array:
-    """[N, size]: how much of each pixel lies within [start, start + length) of an axis of `full` finest pixels."""
+    """Returns [N, size], the share of each pixel within [start, start + length) of an axis of `full` finest pixels."""
     pixel = full / size
     left = jnp.arange(size, dtype=jnp.float32).reshape(1, -1) * pixel
     start = start.reshape(-1, 1)
@@ -111,7 +111,7 @@ def _coverage(start: Array, length: int, size: int, full: int) -> Array:
 
 
 def cutout(keys: Array, images: Images) -> Images:
-    """A box of half the height and width set to zero (grey); its centre is anywhere, so it may reach outside."""
+    """Sets a box of half the height and width to zero (grey). Its centre is anywhere, so it may reach outside."""
     height, width = images[-1].shape[1:3]
     tall, wide = int(height / 2 + 0.5), int(width / 2 + 0.5)
     top = _integers(keys, 5, 0, height - tall % 2) - tall // 2
@@ -137,12 +137,12 @@ POLICIES: dict[str, Callable[[Array, Images], Images]] = {
 
 
 def diff_augment(keys: Array, images: Images, policy: tuple[str, ...]) -> Images:
-    """The transforms of `policy`, in its order.
+    """Applies the transforms of `policy`, in its order.
 
     Args:
-        keys: [N] PRNG keys, one an image.
-        images: tuple of [N, H, W, C] in [-1, 1], lowest resolution first.
-        policy: names from `POLICIES`; the paper's strongest is ("color", "translation", "cutout").
+        keys: the PRNG keys [N], one an image.
+        images: a tuple of [N, H, W, C] in [-1, 1], lowest resolution first.
+        policy: the names from `POLICIES`; the paper's strongest is ("color", "translation", "cutout").
 
     Raises:
         ValueError: an unknown name, or something that is no image (points).

@@ -14,7 +14,7 @@ from ganjax.data.images import Images
 
 
 def normal_like(keys: Array, images: Images) -> Images:
-    """N(0, 1) of the shapes and dtypes of `images`, each image's from its own key of `keys` [N]."""
+    """Draws N(0, 1) of the shapes and dtypes of `images`, each image's noise from its own key of `keys` [N]."""
     sizes = [math.prod(x.shape[1:]) for x in images]
     # one draw for all scales: the generator is most of what an XLA program with noise takes to compile
     draws = jax.vmap(lambda key: jax.random.normal(key, (sum(sizes),), images[0].dtype))(keys)
@@ -23,16 +23,16 @@ def normal_like(keys: Array, images: Images) -> Images:
 
 
 def instance_noise(keys: Array, images: Images, std: float | Array) -> Images:
-    """images + N(0, std²) (Sønderby et al. 2017; Arjovsky & Bottou 2017).
+    """Returns images + N(0, std²) (Sønderby et al. 2017; Arjovsky & Bottou 2017).
 
     Each scale gets its own noise of the *same* standard deviation. Noise drawn at the finest scale and pooled down
-    would halve with each level, and leave reals and fakes apart just where D sees few dimensions; the point of the
+    would halve with each level, and leave reals and fakes apart just where D has few dimensions; the point of the
     noise is that their distributions overlap at every input of D.
 
     Args:
-        keys: [N] PRNG keys, one an image.
-        images: tuple of [N, H, W, C], or of points [N, 2].
-        std: in units of the images, may be traced. 0 gives the images back, exactly.
+        keys: the PRNG keys [N], one an image.
+        images: a tuple of [N, H, W, C], or of points [N, 2].
+        std: the standard deviation in units of the images, may be traced. 0 gives the images back, exactly.
     """
 
     noise = normal_like(keys, images)

@@ -1,4 +1,4 @@
-"""One picture file → uint8 pixels in [0, 255]: every mode that files have, upright, on white, square."""
+"""Decodes one picture file to uint8 pixels in [0, 255]: every mode that files have, upright, on white, square."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FITS = ("crop", "pad")
 
 
 class Refusal(Exception):
-    """A picture that cannot be used.
+    """Error about a picture that cannot be used.
 
     Attributes:
         kind: `broken`, `huge`, `tiny` or `not a picture`.
@@ -37,18 +37,18 @@ class Refusal(Exception):
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings: of damaged tags, and of sizes that `decode` refuses. Not for several threads."""
+    """Hides Pillow's warnings of damaged tags, and of sizes that `decode` refuses. Not for several threads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def decode(file: Path | IO[bytes], *, target: int = 0) -> Image:
-    """The picture in `file`, upright, without transparency, 8 bits deep.
+    """Decodes the picture in `file`: upright, without transparency, 8 bits deep.
 
-    The first frame of what moves; transparent pixels are laid on white; EXIF rotation is applied; 16 bits become 8 by
-    rounding; CMYK, palettes and the rest become RGB. Colour profiles are not applied. What a file holds decides about
-    its format, not its name.
+    Of a moving picture the first frame is taken; transparent pixels are laid on white; EXIF rotation is applied; 16
+    bits become 8 by rounding; CMYK, palettes and the rest become RGB. Colour profiles are not applied. The content of
+    a file decides about its format, not its name.
 
     Args:
         file: path or open file; read to its end at most once.
@@ -85,7 +85,7 @@ def decode(file: Path | IO[bytes], *, target: int = 0) -> Image:
 
 
 def _upright(picture: Image) -> Image:
-    """Turned as its EXIF tag says; a damaged tag says nothing."""
+    """Turns the picture as its EXIF tag says. A damaged tag changes nothing."""
     from PIL import ImageOps
 
     try:
@@ -95,7 +95,7 @@ def _upright(picture: Image) -> Image:
 
 
 def _plain(picture: Image) -> Image:
-    """Mode L or RGB, on white."""
+    """Returns the picture in mode L or RGB, on white."""
     from PIL import Image
 
     if picture.mode.startswith("I"):  # 16 bits, for which Pillow's own conversion clips at 255
@@ -111,13 +111,13 @@ def _plain(picture: Image) -> Image:
 
 
 def to_array(picture: Image) -> np.ndarray:
-    """[H, W, 1] or [H, W, 3] uint8."""
+    """Returns the picture as [H, W, 1] or [H, W, 3] uint8."""
     pixels = np.asarray(picture)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def fit(picture: Image, resolution: int, how: str) -> np.ndarray:
-    """The picture as a square.
+    """Makes the picture a square.
 
     `crop` keeps the central square; `pad` keeps everything and adds white. Shrinking averages areas (Pillow's BOX):
     each pixel of the result is the mean of the pixels that it covers, so that nothing aliases and, unlike with
@@ -126,15 +126,15 @@ def fit(picture: Image, resolution: int, how: str) -> np.ndarray:
     is bicubic.
 
     Args:
-        picture: mode L or RGB.
-        resolution: side of the result in pixels.
-        how: `crop` or `pad`.
+        picture: a picture of mode L or RGB.
+        resolution: the side of the result in pixels.
+        how: one of `crop` and `pad`.
 
     Returns:
         [resolution, resolution, 1 or 3] uint8.
 
     Raises:
-        Refusal: it would have to be enlarged more than twice.
+        Refusal: the picture would have to be enlarged more than twice.
     """
     from PIL import Image
 

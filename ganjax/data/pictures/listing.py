@@ -1,4 +1,4 @@
-"""The files of a folder or a zip: which are pictures, of which class, and why the others are not taken."""
+"""Lists the files of a folder or a zip: which are pictures, of which class, and why the others are not taken."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_DEPTH = 40  # folders within folders
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that may be a picture.
+    """File that may be a picture.
 
     Attributes:
-        name: below the folder or in the zip, parts joined by `/`.
-        size: in bytes.
-        stamp: time of its last change in ns; in a zip its checksum. Another one means another content.
+        name: the path below the folder or in the zip, parts joined by `/`.
+        size: the size in bytes.
+        stamp: the time of its last change in ns; in a zip its checksum. Another stamp means another content.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass
 class Listing:
-    """What a folder or zip holds: `pictures` by name, and `others` as (name, kind, reason), by name too."""
+    """Content of a folder or zip: `pictures` by name, and `others` as (name, kind, reason), by name too."""
 
     pictures: list[Entry] = field(default_factory=list)
     others: list[tuple[str, str, str]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Listing:
         return self
 
     def add(self, name: str, size: int, stamp: int) -> None:
-        """A regular file, by its name and size a picture or not."""
+        """Adds a regular file, which by its name and size is a picture or not."""
         if Path(name).suffix.lower() not in SUFFIXES:
             self.others.append((name, "other file", f"its name does not end in {', '.join(SUFFIXES)}"))
         elif size == 0:
@@ -58,18 +58,18 @@ class Listing:
 
 
 def shown(name: str) -> str:
-    """A file name for a person and for one line of a file: control characters and broken UTF-8 escaped."""
+    """Returns a file name for a person, in one line: control characters and broken UTF-8 are escaped."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def list_files(source: Path) -> Listing:
-    """Everything below a folder, or in a zip. Nothing is opened but the zip's table of contents.
+    """Lists everything below a folder, or in a zip. Nothing is opened but the zip's table of contents.
 
     Links are followed, each folder once. In a zip, names that lead out of it, links and what is encrypted are refused.
 
     Raises:
-        UserError: neither a folder nor a zip, or not readable.
+        UserError: it is neither a folder nor a zip, or it is not readable.
     """
     if source.is_dir():
         listing = Listing()
@@ -138,7 +138,7 @@ def _list_zip(members: Sequence[zipfile.ZipInfo]) -> Listing:
 
 
 def reader(source: Path) -> Callable[[str], IO[bytes]]:
-    """`read(name) -> open file` of the folder or zip `source`; a file that cannot be read raises `Refusal`."""
+    """Returns `read(name) -> open file` of the folder or zip `source`. A file that cannot be read raises `Refusal`."""
     if source.is_dir():
         return lambda name: _open(source / name)
     return lambda name: _open_member(_archive(source), name)
@@ -158,7 +158,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """The member as a file in memory: no more of it is unpacked than its table of contents says."""
+    """Opens the member as a file in memory. No more of it is unpacked than its table of contents says."""
     try:
         with archive.open(name) as member:
             content = member.read(MAX_FILE_BYTES + 1)
@@ -170,7 +170,7 @@ def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def classes_of(names: Sequence[str]) -> list[str]:
-    """The class of each name, its first folder; all empty where there is no division into two classes or more.
+    """Returns the class of each name, its first folder; all empty where there is no division into two classes or more.
 
     Folders that all names share come off first, so that a zip of one folder is like that folder.
     """

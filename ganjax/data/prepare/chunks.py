@@ -1,4 +1,4 @@
-"""The work of one process: pictures → PNGs of equal squares, and for each picture what became of it."""
+"""Does the work of one process: pictures → PNGs of equal squares, and for each picture its outcome."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ganjax.runtime.files import read_npz, write_atomically
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture.
+    """Outcome for one picture.
 
     Attributes:
-        name: of the file.
-        kind: empty where it was taken, else why not (`Refusal.kind`).
-        reason: in words.
-        decoded: sha256 in hex of its size and pixels as RGB before it was fitted: equal for exact duplicates.
-        pixels: sha256 in hex of the bytes of the square.
-        grey: whether the square has one channel.
-        enlarged: whether it had to grow.
+        name: the name of the file.
+        kind: the kind of refusal (`Refusal.kind`), empty where the picture was taken.
+        reason: the reason in words.
+        decoded: the sha256 in hex of its size and pixels as RGB before it was fitted: equal for exact duplicates.
+        pixels: the sha256 in hex of the bytes of the square.
+        grey: True if the square has one channel.
+        enlarged: True if it had to grow.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def start_worker() -> None:
-    """In each process: Ctrl-C is the parent's affair, and a worker ends with it however it ends."""
+    """Prepares a process: Ctrl-C is left to the parent, and a worker ends with the parent however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # see quiet_pillow
     parent = multiprocessing.parent_process()
@@ -61,7 +61,7 @@ def start_worker() -> None:
 
 
 def work(chunk: Chunk) -> int:
-    """Does the chunk and writes its file; returns the number of its pictures.
+    """Does the chunk and writes its file. Returns the number of its pictures.
 
     Raises:
         UserError: the file cannot be written.
@@ -110,7 +110,10 @@ def _prepare_one(name: str, file: IO[bytes], chunk: Chunk) -> tuple[Outcome, byt
 
 
 def read_chunk(file: Path) -> tuple[list[Outcome], list[bytes]] | None:
-    """What `work` wrote: the outcomes, and the PNGs of those that were taken; None where the file is damaged."""
+    """Reads what `work` wrote: the outcomes, and the PNGs of the pictures taken.
+
+    Returns None where the file is damaged.
+    """
     try:
         stored = read_npz(file)
         outcomes = [Outcome(*values) for values in json.loads(stored["outcomes"].tobytes())]

@@ -1,4 +1,4 @@
-"""What is to be done, divided into chunks, and which of them an earlier, killed call has done already."""
+"""Plans the work, divided into chunks, and finds which of them an earlier, killed call has done already."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_RESOLUTION = 1024  # as for `data.resolution`
 
 @dataclass(frozen=True)
 class Options:
-    """What decides about the dataset.
+    """Options that decide about the dataset.
 
     Attributes:
-        source: folder or zip.
-        out: folder that will hold the dataset; it appears when it is complete.
-        resolution: side of the squares in pixels.
-        fit: `crop` or `pad`, see `ganjax.data.pictures.decode.fit`.
-        workers: processes; decides about the time only.
+        source: the folder or zip.
+        out: the folder that will hold the dataset; it appears when it is complete.
+        resolution: the side of the squares in pixels.
+        fit: one of `crop` and `pad`, see `ganjax.data.pictures.decode.fit`.
+        workers: the number of processes, which decides about the time only.
     """
 
     source: Path
@@ -59,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of work for one process: the pictures `names` of `source`, whose results go to `file`."""
+    """Piece of work for one process: the pictures `names` of `source`, whose results go to `file`."""
 
     source: Path
     names: tuple[str, ...]
@@ -70,13 +70,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole work.
+    """Plan of the whole work.
 
     Attributes:
-        options: what was asked for.
+        options: the options that were asked for.
         listing: the files of the source.
-        digest: of the files and options: what has another one is another dataset.
-        folder: beside `out`, for what is not complete.
+        digest: the digest of the files and options. Another digest means another dataset.
+        folder: the folder beside `out` for unfinished work.
     """
 
     options: Options
@@ -86,10 +86,10 @@ class Plan:
 
     @classmethod
     def of(cls, options: Options) -> Plan:
-        """Lists the source.
+        """Lists the source and makes the plan.
 
         Raises:
-            UserError: options out of range, or no pictures.
+            UserError: options are out of range, or there are no pictures.
         """
         options.check()
         listing = list_files(options.source)
@@ -110,7 +110,7 @@ class Plan:
         )
 
     def chunks(self) -> list[Chunk]:
-        """All of it, in order."""
+        """Returns all chunks of the work, in order."""
         names = [entry.name for entry in self.listing.pictures]
         source, options = self.options.source.resolve(), self.options
         return [
@@ -126,12 +126,12 @@ class Plan:
 
     @contextmanager
     def begun(self) -> Iterator[bool]:
-        """Holds the folder of unfinished work; yields whether work of this very plan lies there.
+        """Holds the folder of unfinished work. Yields whether work of this very plan lies there.
 
         What was begun by another plan is removed.
 
         Raises:
-            UserError: another process is at it, or the folder cannot be written.
+            UserError: another process is at work there, or the folder cannot be written.
         """
         with user_error_if_unwritable("the dataset", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Plan:
             os.close(lock)
 
     def _settle(self) -> bool:
-        """The folder holds this plan's work or nothing."""
+        """Makes the folder hold this plan's work or nothing."""
         file = self.folder / "plan.json"
         try:
             same = json.loads(file.read_text())["digest"] == self.digest

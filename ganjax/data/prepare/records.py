@@ -1,6 +1,6 @@
-"""The last part: from the chunks to ArrayRecord shards with the metadata of tensorflow-datasets.
+"""Does the last part: from the chunks to ArrayRecord shards with the metadata of tensorflow-datasets.
 
-What comes out depends on the source and the options alone, byte for byte, whoever did which chunk.
+The result depends on the source and the options alone, byte for byte, whoever did which chunk.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 100, 10, 128
 
 @dataclass
 class Result:
-    """What every file of the source became.
+    """Outcome of every file of the source.
 
     Attributes:
-        classes: names in the order of their labels, empty where there are none.
-        labels: of the pictures that were taken, in the order of the records.
-        channels: 1 or 3.
-        left_out: (name, kind, reason) of all other files, by name.
-        enlarged: how many pictures had to grow.
-        pixels: sha256 in hex of all squares and labels.
-        taken: which outcome of which chunk is a record: one set of places a chunk.
+        classes: the names in the order of their labels, empty where there are none.
+        labels: the labels of the pictures that were taken, in the order of the records.
+        channels: the number of channels, 1 or 3.
+        left_out: the (name, kind, reason) of all other files, by name.
+        enlarged: the number of pictures that had to grow.
+        pixels: the sha256 in hex of all squares and labels.
+        taken: the places of the outcomes that became records, one set a chunk.
     """
 
     classes: list[str] = field(default_factory=list)
@@ -61,15 +61,15 @@ class Result:
         return len(self.labels) + len(self.left_out)
 
     def kinds(self) -> dict[str, int]:
-        """How many files were left out for each kind of reason, the most frequent first."""
+        """Counts the files left out for each kind of reason, the most frequent first."""
         return dict(collections.Counter(kind for _, kind, _ in self.left_out).most_common())
 
 
 def judge(plan: Plan, outcomes: list[list[Outcome]]) -> Result:
-    """Which pictures are taken: all that could be read, each once.
+    """Decides which pictures are taken: all that could be read, each once.
 
     Raises:
-        UserError: none are left.
+        UserError: no pictures are left.
     """
     result = Result(left_out=list(plan.listing.others))
     names = [entry.name for entry in plan.listing.pictures]
@@ -106,7 +106,7 @@ def judge(plan: Plan, outcomes: list[list[Outcome]]) -> Result:
 
 
 def records(chunks: Iterable[Chunk], result: Result) -> Iterator[bytes]:
-    """The PNGs that are taken, in order, all of `result.channels` channels."""
+    """Yields the PNGs that are taken, in order, all of `result.channels` channels."""
     for chunk, places in zip(chunks, result.taken, strict=True):
         found = read_chunk(chunk.file)
         if found is None:
@@ -130,15 +130,15 @@ def _colored(png: bytes) -> bytes:
 
 
 def dataset_name(out: Path) -> str:
-    """The folder's name as TFDS wants names: lower-case letters, digits and underscores, a letter first."""
+    """Returns the folder's name in TFDS's form: lower-case letters, digits and underscores, a letter first."""
     name = re.sub(r"[^a-z0-9]+", "_", out.name.lower()).strip("_")
     return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
 
 def write_dataset(folder: Path, plan: Plan, chunks: list[Chunk], result: Result) -> dict[str, Any]:
-    """Writes shards, metadata, `ganjax.json`, the list of what was left out and a contact sheet into `folder`.
+    """Writes shards, metadata, `ganjax.json`, the list of files left out and a contact sheet into `folder`.
 
-    Returns what is in `ganjax.json`.
+    Returns the content of `ganjax.json`.
     """
     with _quiet_import():
         import tensorflow_datasets as tfds
@@ -194,7 +194,7 @@ def write_dataset(folder: Path, plan: Plan, chunks: list[Chunk], result: Result)
 
 
 def _stable(record: bytes) -> bytes:
-    """The same example in bytes that are the same in every process: protobuf's maps have an order of their own."""
+    """Returns the same example in bytes that are equal in every process: protobuf's maps have an order of their own."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return bytes(tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True))
@@ -221,7 +221,7 @@ def _facts(plan: Plan, result: Result, shards: dict[str, str], name: str) -> dic
 
 
 class Sheet:
-    """The contact sheet: up to 100 pictures, evenly spaced over the records."""
+    """Contact sheet: up to 100 pictures, evenly spaced over the records."""
 
     def __init__(self, count: int) -> None:
         chosen = min(count, SHEET_IMAGES)
@@ -229,7 +229,7 @@ class Sheet:
         self._images: list[np.ndarray] = []
 
     def offer(self, place: int, png: bytes) -> None:
-        """Keeps the picture of this record if it is one of those."""
+        """Keeps the picture of this record if the sheet shows it."""
         from PIL import Image
 
         if place in self._places:
@@ -258,6 +258,6 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Without what TFDS says about TensorFlow on standard output."""
+    """Hides what TFDS says about TensorFlow on standard output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

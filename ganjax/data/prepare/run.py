@@ -1,4 +1,4 @@
-"""The order of the work, what a person sees of it, and what is left when it is killed in the middle."""
+"""Runs the preparation: the order of the work, its messages, and what is left when it is killed in the middle."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SHOWN_REASONS = 8
 
 
 def prepare(options: Options, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Makes the dataset, or goes on with making it; returns what its `ganjax.json` says.
+    """Makes the dataset, or goes on with making it. Returns what its `ganjax.json` says.
 
     Args:
-        options: see there.
-        say: takes lines for a person.
+        options: the options, see `Options`.
+        say: the function that takes lines for a person.
 
     Raises:
-        UserError: options out of range, nothing to prepare, or a folder that cannot be written.
+        UserError: options are out of range, there is nothing to prepare, or a folder cannot be written.
     """
     started = time.monotonic()
     plan = Plan.of(options)
@@ -63,10 +63,10 @@ def prepare(options: Options, *, say: Callable[[str], None] = print) -> dict[str
 
 
 def _finished(plan: Plan) -> dict[str, Any] | None:
-    """What is known of the dataset at the final name where it is this one, None where there is none.
+    """Returns what is known of the dataset at the final name where it is this one; None where there is none.
 
     Raises:
-        UserError: something else is there.
+        UserError: something else is at the final name.
     """
     out = plan.options.out
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -88,7 +88,7 @@ def _outcomes(chunk: Chunk) -> list[Outcome] | None:
 
 
 def _work(chunks: list[Chunk], total: int, workers: int, say: Callable[[str], None]) -> None:
-    """Does the chunks in so many processes, and shows how far it is."""
+    """Does the chunks in the given number of processes, and shows how far the work is."""
     if not chunks:
         return
     count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
@@ -112,7 +112,7 @@ def _work(chunks: list[Chunk], total: int, workers: int, say: Callable[[str], No
 
 @contextlib.contextmanager
 def _progress(total: int, done: int, say: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
-    """`advance(n)`: a bar on a terminal, a line now and then elsewhere."""
+    """Yields `advance(n)`, which shows a bar on a terminal, a line now and then elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -151,7 +151,7 @@ def _progress(total: int, done: int, say: Callable[[str], None]) -> Iterator[Cal
 def summary(
     options: Options, result: records.Result, facts: dict[str, Any], seconds: float, worked: int
 ) -> str:
-    """What became of every file, for a person."""
+    """Returns the outcome of every file, for a person."""
     out, count, side = options.out, len(result.labels), options.resolution
     kind = "grey" if result.channels == 1 else "RGB"
     lines = [

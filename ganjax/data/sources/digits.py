@@ -42,7 +42,7 @@ def digits(request: Request) -> Dataset:
 
 
 def stacked_digits(request: Request) -> Dataset:
-    """50,000 images whose three channels are digits drawn independently; label 100a + 10b + c, 1000 classes.
+    """Returns 50,000 images whose three channels are digits drawn independently; label 100a + 10b + c, 1000 classes.
 
     The splits are those of `digits`: each draws from its own digits. The draw depends on `seed` alone.
 
@@ -63,7 +63,7 @@ def stacked_digits(request: Request) -> Dataset:
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
-    """True for the 5th, 10th, … image of each class: stratified, and the same for ever."""
+    """Returns True for the 5th, 10th, … image of each class: stratified, and the same for ever."""
     held_out = np.zeros(len(labels), bool)
     for label in range(10):
         held_out[np.flatnonzero(labels == label)[4::5]] = True
@@ -71,6 +71,6 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
 
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Returns images [1797, 8, 8] uint8 in [0, 16] and labels [1797] int32, in the order of scikit-learn's copy."""
+    """Reads images [1797, 8, 8] uint8 in [0, 16] and labels [1797] int32, in the order of scikit-learn's copy."""
     with np.load(Path(__file__).with_name("digits.npz")) as file:
         return file["images"], file["labels"].astype(np.int32)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST 3.0.1 of tensorflow-datasets, prepared without TensorFlow.
+"""Prepares Fashion-MNIST 3.0.1 of tensorflow-datasets without TensorFlow.
 
 TFDS's stock builder needs TensorFlow only to unzip and to write PNGs. The subclass here does both in Python and
 leaves the rest to TFDS; content and order are those of the stock dataset (held to it in tests).
@@ -53,7 +53,7 @@ FILES = {
 
 
 def fashion_mnist(request: Request) -> Dataset:
-    """60,000 (`train`) or 10,000 (`test`) grey 28×28 images of clothes, [N, 28, 28, 1], 10 classes.
+    """Returns 60,000 (`train`) or 10,000 (`test`) grey 28×28 images of clothes, [N, 28, 28, 1], 10 classes.
 
     The first call prepares the TFDS dataset in `path` (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets), from
     the four files in `manual_dir` where it is given, else from Debian's package dataset-fashion-mnist, else from the
@@ -79,7 +79,7 @@ def fashion_mnist(request: Request) -> Dataset:
 
 
 def _find_files(folder: Path) -> dict[str, bytes]:
-    """The four files from Debian's package or the network."""
+    """Finds the four files in Debian's package or on the network."""
     if DEBIAN.is_dir():
         return _read_folder(DEBIAN)
     if offline():
@@ -104,7 +104,7 @@ def _download(url: str) -> bytes:
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
-    """The four original files from a folder that holds them, or Debian's recompressed ones."""
+    """Reads the four original files from a folder that holds them, or Debian's recompressed ones."""
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"data.manual_dir: {folder} does not hold {', '.join(missing)}.")
@@ -112,7 +112,9 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _checked(name: str, raw: bytes, origin: object) -> bytes:
-    """The original bytes of the file `name`, whose sha256 is known, from them or from Debian's version of them.
+    """Returns the original bytes of the file `name`, whose sha256 is known.
+
+    It takes them from that file or from Debian's version of it.
 
     Debian changed nothing but the gzip header: it dropped the file's name and set another time.
     """
@@ -129,7 +131,7 @@ def _checked(name: str, raw: bytes, origin: object) -> bytes:
 
 
 def _prepare(root: Path, files: dict[str, bytes]) -> None:
-    """Write the TFDS dataset; TFDS writes into a temporary folder and renames it when complete."""
+    """Writes the TFDS dataset. TFDS writes into a temporary folder and renames it when complete."""
     import tensorflow_datasets as tfds
 
     logger.info("Preparing fashion_mnist in %s; this takes about 15 s and is done once.", root)
@@ -147,7 +149,7 @@ def _prepare(root: Path, files: dict[str, bytes]) -> None:
 
 
 def _builder(root: Path) -> Any:
-    """TFDS's builder of Fashion-MNIST with the parts replaced that call TensorFlow."""
+    """Returns TFDS's builder of Fashion-MNIST with the parts replaced that call TensorFlow."""
     from PIL import Image
     from tensorflow_datasets.image_classification import mnist
 

@@ -18,13 +18,13 @@ from ganjax.runtime.files import read_npz
 
 
 def pictures(request: Request) -> Dataset:
-    """The pictures in `data.path` as training data, fitted to `data.resolution`.
+    """Reads the pictures in `data.path` as training data, fitted to `data.resolution`.
 
     A folder that `ganjax data prepare` made is read as it is. In any other folder, subfolders are classes where all
     pictures lie in two or more of them.
 
     Raises:
-        UserError: no path, another split than train, or what `read_folder` and `fit_images` raise.
+        UserError: there is no path, the split is not train, or `read_folder` or `fit_images` raises one.
     """
     if not request.path:
         raise UserError("data.name='folder' needs --config.data.path, a folder with pictures.")
@@ -36,12 +36,12 @@ def pictures(request: Request) -> Dataset:
 
 
 def image_folder(path: Path) -> Dataset:
-    """All pictures of a folder or prepared dataset, or the array `samples` of an .npz; without labels.
+    """Reads all pictures of a folder or prepared dataset, or the array `samples` of an .npz; without labels.
 
     Pictures are grey where all of them are, else RGB: [N, H, W, C] uint8. An .npz may hold points, [N, 2] float32.
 
     Raises:
-        UserError: nothing there, not readable, or pictures of several sizes.
+        UserError: nothing is there, it is not readable, or the pictures have several sizes.
     """
     if path.suffix == ".npz":
         return Dataset(str(path), _read_npz(path), None, 0)
@@ -53,15 +53,15 @@ def image_folder(path: Path) -> Dataset:
 
 
 def read_folder(path: Path, request: Request) -> Dataset:
-    """All pictures below a folder or in a zip, in the order of their names.
+    """Reads all pictures below a folder or in a zip, in the order of their names.
 
     Args:
-        path: of the folder or zip.
-        request: its `resolution` is what each picture is brought to by `fit_images`, 0 for pictures that have one
+        path: the path of the folder or zip.
+        request: the request. `fit_images` brings each picture to its `resolution`, 0 for pictures that have one
             size; with more than `max_bytes` they stay on the disk.
 
     Raises:
-        UserError: none there, one that cannot be read, or pictures of several sizes.
+        UserError: there are no pictures, one cannot be read, or they have several sizes.
     """
     listing = list_files(path)
     names = [entry.name for entry in listing.pictures]
@@ -79,13 +79,16 @@ def read_folder(path: Path, request: Request) -> Dataset:
 
 
 def _read(path: Path, name: str, resolution: int) -> np.ndarray:
-    """[H, W, 1 or 3] uint8. Raises `Refusal`."""
+    """Reads one picture, [H, W, 1 or 3] uint8. Raises `Refusal`."""
     with reader(path)(name) as file:
         return fit_images(to_array(decode(file))[None], resolution)[0]
 
 
 def _on_disk(path: Path, names: list[str], labels: np.ndarray | None, request: Request) -> LazyImages | None:
-    """The pictures where they are more than `request.max_bytes`, else None. They are grey if the first one is."""
+    """Returns the pictures where they are more than `request.max_bytes`, else None.
+
+    They are grey if the first one is.
+    """
     if request.max_bytes is None:
         return None
     first = None
@@ -115,7 +118,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _in_memory(path: Path, names: list[str], resolution: int) -> np.ndarray:
-    """[N, H, W, C] uint8; grey where all of them are."""
+    """Returns the pictures [N, H, W, C] uint8; grey where all of them are."""
     images: list[np.ndarray] = []
     for name in names:
         try:

@@ -11,7 +11,7 @@ COUNT = 100_000
 
 
 def ring(request: Request) -> Dataset:
-    """8 Gaussians of standard deviation .01 on the circle of radius 1; [100000, 2] float32.
+    """Draws from 8 Gaussians of standard deviation .01 on the circle of radius 1; [100000, 2] float32.
 
     Source: Metz et al. 2017; Srivastava et al. 2017 (VEEGAN); Lin et al. 2018 (PacGAN), section 4.1.
     """
@@ -21,7 +21,7 @@ def ring(request: Request) -> Dataset:
 
 
 def grid(request: Request) -> Dataset:
-    """25 Gaussians of standard deviation .05 at {-4, -2, 0, 2, 4}²; [100000, 2] float32, scale 4.
+    """Draws from 25 Gaussians of standard deviation .05 at {-4, -2, 0, 2, 4}²; [100000, 2] float32, scale 4.
 
     Source: as for `ring`.
     """

@@ -33,7 +33,7 @@ _CHUNK = 4096
 
 
 def data_dir(path: str) -> Path:
-    """The TFDS folder: `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns the TFDS folder: `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     if chosen.exists() and not chosen.is_dir():
         raise UserError(f"data.path: {chosen} is a file; expected the folder that holds TFDS datasets.")
@@ -41,23 +41,23 @@ def data_dir(path: str) -> Path:
 
 
 def offline() -> bool:
-    """Whether $GANJAX_OFFLINE forbids the network."""
+    """Returns True if $GANJAX_OFFLINE forbids the network."""
     return os.environ.get("GANJAX_OFFLINE", "") not in ("", "0")
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether TFDS finished writing `folder`: it renames it into place only when complete."""
+    """Returns True if TFDS finished writing `folder`: it renames it into place only when complete."""
     return (folder / "dataset_info.json").is_file() and (folder / "features.json").is_file()
 
 
 def load_tfds(request: Request, built_in: Iterable[str]) -> Dataset:
-    """Any TFDS dataset with an `image` feature, and a `label` or none: `NAME[/CONFIG][:VERSION]`.
+    """Loads any TFDS dataset with an `image` feature, and a `label` or none: `NAME[/CONFIG][:VERSION]`.
 
     A dataset prepared under `request.path` is read as it is. Otherwise TFDS prepares it, which needs TensorFlow and,
     as a rule, the network.
 
     Raises:
-        UserError: nothing of that name is built in, prepared or can be prepared; no images; an unknown split.
+        UserError: no such dataset is built in, prepared or can be prepared; it has no images; the split is unknown.
     """
     root = data_dir(request.path)
     folder = _find_prepared(root, request.name)
@@ -69,10 +69,10 @@ def load_tfds(request: Request, built_in: Iterable[str]) -> Dataset:
 
 
 def read_prepared(folder: Path, request: Request) -> Dataset:
-    """The split `request.split` of the prepared dataset in `folder`; slices such as `train[:1000]` work too.
+    """Reads the split `request.split` of the prepared dataset in `folder`. Slices such as `train[:1000]` work too.
 
     Raises:
-        UserError: an unknown split, no images, or files that are damaged.
+        UserError: the split is unknown, there are no images, or files are damaged.
     """
     try:
         return _read_prepared(folder, request)
@@ -123,7 +123,10 @@ def _read_prepared(folder: Path, request: Request) -> Dataset:
 
 
 def _check_classes(node: Any, folder: Path) -> None:
-    """Only features of TFDS itself: it imports whatever module the file names, which would run that module's code."""
+    """Checks that the features are of TFDS itself.
+
+    TFDS imports whatever module the file names, which would run that module's code.
+    """
     if isinstance(node, dict):
         for key, value in node.items():
             named = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
@@ -142,10 +145,10 @@ def _labelled(info: Any) -> bool:
 
 
 def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | None:
-    """A reader of the split where it is larger than `request.max_bytes`, else None.
+    """Returns a reader of the split where it is larger than `request.max_bytes`, else None.
 
     Raises:
-        UserError: it is larger and its images differ in size, or it cannot be read in any order.
+        UserError: the split is larger and its images differ in size, or it cannot be read in any order.
     """
     side, shape = request.resolution, tuple(info.features["image"].shape)
     size = (split.num_examples, *((side, side, shape[2]) if side else shape))
@@ -184,7 +187,7 @@ def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | 
 
 
 def _content(folder: Path, request: Request, lazy: Reader | None) -> str:
-    """What is known of the content without reading it: for data of `ganjax data prepare`, and for what streams."""
+    """Returns what is known of the content without reading it: for data of `ganjax data prepare`, and for streams."""
     what = f"{request.split} {request.resolution} "
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads((folder / "ganjax.json").read_text())["pixels_sha256"]
@@ -196,7 +199,7 @@ def _content(folder: Path, request: Request, lazy: Reader | None) -> str:
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS without progress bars, advice about OpenCV, or lines on stdout (which may be carrying JSON)."""
+    """Runs TFDS without progress bars, advice about OpenCV, or lines on stdout (which may be carrying JSON)."""
     import tensorflow_datasets as tfds
     from absl import logging as absl_logging
 
@@ -212,7 +215,7 @@ def quiet_tfds() -> Iterator[None]:
 
 
 def _find_prepared(root: Path, name: str) -> Path | None:
-    """The folder of the version asked for, or of the highest one."""
+    """Returns the folder of the version asked for, or of the highest one."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -235,7 +238,7 @@ def _unknown(name: str, root: Path, built_in: Iterable[str]) -> UserError:
 
 
 def _prepare_stock(root: Path, request: Request, built_in: Iterable[str]) -> Path:
-    """Have TFDS's own builder write the dataset as ArrayRecord; returns its folder."""
+    """Makes TFDS's own builder write the dataset as ArrayRecord. Returns its folder."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -267,7 +270,7 @@ def _prepare_stock(root: Path, request: Request, built_in: Iterable[str]) -> Pat
 def _cached_arrays(
     folder: Path, info: Any, split: Any, request: Request
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The decoded arrays: from the cache where its hash holds, else from the records, then kept."""
+    """Returns the decoded arrays: from the cache where its hash holds, else from the records, then kept."""
     # Images of differing sizes can only be stacked at the resolution asked for.
     resolution = request.resolution if None in info.features["image"].shape[:2] else 0
     key = hashlib.sha256(f"1 {request.split} {resolution}".encode())
@@ -308,7 +311,7 @@ def _decode(info: Any, split: Any, resolution: int, request: Request) -> tuple[n
 
 
 def _records(split: Any) -> Iterator[bytes]:
-    """The serialised examples of a split, in TFDS's order."""
+    """Returns the serialised examples of a split, in TFDS's order."""
     if ".tfrecord" not in split.filepaths[0].name:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -321,7 +324,7 @@ def _records(split: Any) -> Iterator[bytes]:
 
 
 def _tfrecords(filename: str, start: int, stop: int) -> Iterator[bytes]:
-    """Records [start, stop) of a TFRecord file: length (uint64, little endian), its CRC, the data, its CRC."""
+    """Reads records [start, stop) of a TFRecord file: length (uint64, little endian), its CRC, the data, its CRC."""
     with open(filename, "rb") as file:
         for index in range(stop):
             (length,) = struct.unpack("<Q", file.read(12)[:8])
@@ -347,7 +350,7 @@ def _read_cache(cache: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
 
 
 def _write_cache(cache: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """Keeps the decoded images; a folder that is read-only has no cache."""
+    """Writes the decoded images to the cache. A folder that is read-only has no cache."""
     arrays = {"images": images, "sha256": np.array(content_hash(images, labels))}
     if labels is not None:
         arrays["labels"] = labels

@@ -1,4 +1,4 @@
-"""Layers that labels or distant pixels reach: class-conditional batch norm, projection, self-attention."""
+"""Layers that take labels or distant pixels: class-conditional batch norm, projection, self-attention."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConditionalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
-        """x: [N, H, W, C]; labels: [N] int32 in [0, classes)."""
+        """Normalises x [N, H, W, C] with the rows of `labels` [N] int32 in [0, classes)."""
         features = x.shape[-1]
         axis_name = None if self.is_initializing() else self.axis_name
         x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
@@ -37,7 +37,7 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """⟨embedding of the class, features⟩, what a class adds to D's logit (Miyato & Koyama 2018, equation 3)."""
+    """Product ⟨embedding of the class, features⟩ that a class adds to D's logit (Miyato & Koyama 2018, equation 3)."""
 
     classes: int
     spectral: int = 0
@@ -46,7 +46,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, labels: jax.Array) -> jax.Array:
-        """features: [N, C]; labels: [N] int32. Returns [N]."""
+        """Returns the products [N] of features [N, C] and labels [N] int32."""
         layer = nn.Embed(
             self.classes, features.shape[-1], embedding_init=self.embedding_init, dtype=self.dtype
         )
@@ -55,7 +55,7 @@ class Projection(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + γ·o(softmax(θ(x)·φ(x)ᵀ)·g(x)), with γ = 0 at first (Zhang et al. 2019, equations 1 to 3).
+    """Self-attention x + γ·o(softmax(θ(x)·φ(x)ᵀ)·g(x)), with γ = 0 at first (Zhang et al. 2019, equations 1 to 3).
 
     `[N, H, W, C] -> [N, H, W, C]`. As in the authors' code θ and φ have C/8 channels, g has C/2, φ and g are max
     pooled 2×2, and no convolution has a bias.
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, C]; H and W even, C a multiple of 8."""
+        """Applies self-attention to x [N, H, W, C]; H and W are even, C is a multiple of 8."""
         n, h, w, c = x.shape
 
         def conv(features: int, name: str) -> Conv:
@@ -109,7 +109,7 @@ class ModulatedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
-        """x: [N, H, W, C]; condition: [N, K]."""
+        """Normalises x [N, H, W, C] with scale and offset from `condition` [N, K]."""
         features = x.shape[-1]
         axis_name = None if self.is_initializing() else self.axis_name
         x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
@@ -121,7 +121,7 @@ class ModulatedBatchNorm(nn.Module):
 
 
 def _plain_batch_norm(x: jax.Array, train: bool, axis_name: str | None, dtype: Dtype) -> jax.Array:
-    """Batch norm without a scale and an offset; call it inside a compact module."""
+    """Applies batch norm without a scale and an offset. Call it inside a compact module."""
     norm = nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,

@@ -43,7 +43,7 @@ def convolve(
     padding: str | Sequence[tuple[int, int]] = "SAME",
     resample: str = PLAIN,
 ) -> jax.Array:
-    """x [N, H, W, I] with kernel [kh, kw, I, O], stride 1.
+    """Convolves x [N, H, W, I] with kernel [kh, kw, I, O], stride 1.
 
     Args:
       x: images, NHWC; H and W even with DOWN.
@@ -67,16 +67,16 @@ def convolve(
 
 
 def native_fits(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the primitives below may be used for these here: of one type that they know, on CPU, and compiled."""
+    """Returns True if the primitives below fit these arrays: of one type that they know, on CPU, and compiled."""
     return x.dtype == kernel.dtype and x.dtype in NATIVE_SUFFIX and native.in_use()
 
 
 def smooth(x: jax.Array, around: int) -> jax.Array:
-    """The filter (1, 3, 3, 1) / 8 along both axes with `around` (1 or 2) zeros on every side.
+    """Applies the filter (1, 3, 3, 1) / 8 along both axes with `around` (1 or 2) zeros on every side.
 
     Args:
-      x: [N, H, W, C]; sums are float32.
-      around: 1 makes each side a pixel shorter, 2 a pixel longer; the one is the other's transpose.
+      x: the images [N, H, W, C]; sums are float32.
+      around: the number of zeros. 1 makes each side a pixel shorter, 2 a pixel longer; each is the other's transpose.
 
     Returns:
       [N, H + 2·around − 3, W + 2·around − 3, C].
@@ -99,14 +99,14 @@ def _xla_smooth(x: jax.Array, *, around: int) -> jax.Array:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, `[N, H, W, C] -> [N, 2H, 2W, C]`."""
+    """Doubles the sides by nearest neighbour, `[N, H, W, C] -> [N, 2H, 2W, C]`."""
     n, h, w, c = x.shape
     wide = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
     return wide.reshape(n, 2 * h, 2 * w, c)
 
 
 def downsample(x: jax.Array) -> jax.Array:
-    """2×2 average pooling, `[N, 2H, 2W, C] -> [N, H, W, C]`."""
+    """Halves the sides by 2×2 average pooling, `[N, 2H, 2W, C] -> [N, H, W, C]`."""
     return _sum_pool(x) / 4
 
 
@@ -127,7 +127,7 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as Flax's `Conv` calls it, by `convolve` where that can do it."""
+    """Computes `jax.lax.conv_general_dilated` as Flax's `Conv` calls it, by `convolve` where that can do it."""
     ones = (*window_strides, *(lhs_dilation or ()), *(rhs_dilation or ()), feature_group_count)
     numbers = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     nhwc = numbers == jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
@@ -147,12 +147,18 @@ def conv_general_dilated(
 
 
 def forward(x: jax.Array, kernel: jax.Array, padding: Padding, *, flip: bool, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above. In a `mode` but PLAIN the kernel is 3×3, with the zeros of `PADDING` at each side."""
+    """Binds the primitive `forward`, see the module's text.
+
+    In a `mode` other than PLAIN the kernel is 3×3, with the zeros of `PADDING` at each side.
+    """
     return forward_p.bind(x, kernel, padding=padding, flip=flip, mode=mode)
 
 
 def kernel_gradient(x: jax.Array, slope: jax.Array, padding: Padding, mode: str = PLAIN) -> jax.Array:
-    """The primitive, see above. The kernel's size follows from the shapes; `mode` PLAIN, DOWN or STRIDED."""
+    """Binds the primitive `kernel_gradient`, see the module's text.
+
+    The kernel's size follows from the shapes; `mode` is PLAIN, DOWN or STRIDED.
+    """
     return kernel_gradient_p.bind(x, slope, padding=padding, mode=mode)
 
 
@@ -171,7 +177,7 @@ def _pads(padding: str | Sequence[tuple[int, int]], kernel: Sequence[int]) -> Pa
 
 
 def _back(padding: Padding, size: Sequence[int]) -> Padding:
-    """The padding of the convolution that leads back from the result to the images."""
+    """Returns the padding of the convolution that leads back from the result to the images."""
     (top, bottom), (left, right) = padding
     return (size[0] - 1 - top, size[0] - 1 - bottom), (size[1] - 1 - left, size[1] - 1 - right)
 
@@ -231,7 +237,10 @@ def _primitive(
     attributes: Callable[..., Any],
     *static: str,
 ) -> Primitive:
-    """A primitive with parameters `static` that calls the native `name` on CPU and is what `xla` says elsewhere."""
+    """Makes a primitive with parameters `static`.
+
+    It calls the native `name` on CPU and is what `xla` says elsewhere.
+    """
 
     def on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         kernel = name + NATIVE_SUFFIX[ctx.avals_in[0].dtype]
@@ -306,7 +315,7 @@ ad.defbilinear(kernel_gradient_p, _gradient_to_images, _gradient_to_slope)
 def _each(
     call: Callable[..., jax.Array], arguments: Sequence[jax.Array], axes: Sequence[Any]
 ) -> tuple[jax.Array, int]:
-    """One member after another: each call fills the machine by itself."""
+    """Computes one member after another: each call fills the machine by itself."""
     moved = [a if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in zip(arguments, axes, strict=True)]
 
     def member(own: Any) -> jax.Array:

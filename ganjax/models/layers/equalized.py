@@ -30,7 +30,7 @@ SMOOTH = (1.0, 3.0, 3.0, 1.0)  # StyleGAN2's filter
 
 
 class EqualDense(nn.Module):
-    """`[N, I] -> [N, features]`; `rate` is its share of the learning rate, `bias` what the bias starts as."""
+    """Dense layer `[N, I] -> [N, features]`; `rate` is its share of the learning rate, `bias` its initial bias."""
 
     features: int
     spectral: int = 0
@@ -41,7 +41,7 @@ class EqualDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, I]."""
+        """Maps x [N, I] to [N, features]."""
         init, bias_init = (
             nn.initializers.normal(1.0 / self.rate),
             nn.initializers.constant(self.bias / self.rate),
@@ -57,9 +57,9 @@ class EqualDense(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """A square convolution `[N, H, W, I] -> [N, H, W, features]`; `down` smooths and halves: `[N, H/2, W/2, ...]`.
+    """Square convolution `[N, H, W, I] -> [N, H, W, features]`; `down` smooths and halves: `[N, H/2, W/2, ...]`.
 
-    `resample` as in `ganjax.models.layers.layers.Conv`, without smoothing.
+    `resample` is as in `ganjax.models.layers.layers.Conv`, without smoothing.
     """
 
     features: int
@@ -73,7 +73,7 @@ class EqualConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]; H and W even with `down`."""
+        """Convolves x [N, H, W, I]; H and W are even with `down`."""
         init, fan_in = nn.initializers.normal(1.0), self.size * self.size * x.shape[-1]
         if self.spectral:
             # With `down` the plain order, since the wrapped layer holds the kernel: convolve, then smooth and halve.
@@ -96,9 +96,11 @@ class EqualConv(nn.Module):
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`smooth` to one pixel more a side, then a 3×3 convolution with stride 2: `[N, 2H, 2W, I] -> [N, H, W, O]`.
+    """Halves images: `smooth` to one pixel more a side, then a 3×3 convolution, stride 2.
 
-    As the authors' code, where the smoothed image is not cut before the convolution: mirrors and whole coarse pixels
+    `[N, 2H, 2W, I] -> [N, H, W, O]`.
+
+    As in the authors' code, the smoothed image is not cut before the convolution: mirrors and whole coarse pixels
     commute with it. Without native kernels written as a 2×2 convolution of blocks of 2×2 pixels: 16/9 of the
     multiplications, but XLA's strided convolutions have gradients that are many times slower on CPU.
     """
@@ -116,7 +118,7 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Zeros between the pixels, a 3×3 convolution, then `smooth`: `[N, H, W, I] -> [N, 2H, 2W, O]`.
+    """Doubles images: zeros between the pixels, a 3×3 convolution, then `smooth`, `[N, H, W, I] -> [N, 2H, 2W, O]`.
 
     The convolution gives 2H + 1 pixels a side, as in the authors' code, where nothing is cut between the two: mirrors
     and whole coarse pixels commute with it. Without native kernels written as a 2×2 convolution of the small image to
@@ -135,7 +137,7 @@ def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:
-    """Zeros between the pixels, then the filter of `taps` along both axes: `[N, H, W, C] -> [N, 2H, 2W, C]`.
+    """Puts zeros between the pixels, then filters by `taps` along both axes: `[N, H, W, C] -> [N, 2H, 2W, C]`.
 
     `taps` are divided by half their sum, so that a constant stays one; outside the image are zeros. Sums are float32.
     """
@@ -143,7 +145,7 @@ def fir_up(x: jax.Array, taps: Sequence[float]) -> jax.Array:
 
 
 def fir_down(x: jax.Array, taps: Sequence[float]) -> jax.Array:
-    """The filter of `taps` over their sum along both axes, then every other pixel: `[N, 2H, 2W, C] -> [N, H, W, C]`.
+    """Filters by `taps` over their sum along both axes, then keeps every other pixel: `[N, 2H, 2W, C] -> [N, H, W, C]`.
 
     Sums are float32.
     """
@@ -151,7 +153,10 @@ def fir_down(x: jax.Array, taps: Sequence[float]) -> jax.Array:
 
 
 def _up(x: jax.Array, axis: int, taps: Sequence[float]) -> jax.Array:
-    """As `upfirdn` with up = 2: output m is Σₖ tapₖ z[m + k − before], z the line with zeros between its pixels."""
+    """Filters like `upfirdn` with up = 2.
+
+    Output m is Σₖ tapₖ z[m + k − before], z the line with zeros between its pixels.
+    """
     size, before = x.shape[axis], (len(taps) + 1) // 2
     padded = jnp.pad(x, [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)])
     phases = []
@@ -167,7 +172,7 @@ def _up(x: jax.Array, axis: int, taps: Sequence[float]) -> jax.Array:
 
 
 def _down(x: jax.Array, axis: int, taps: Sequence[float]) -> jax.Array:
-    """As `upfirdn` with down = 2: output m is Σₖ tapₖ x[2m + k − before]."""
+    """Filters like `upfirdn` with down = 2. Output m is Σₖ tapₖ x[2m + k − before]."""
     size, before = x.shape[axis] // 2, (len(taps) - 1) // 2
     padded = jnp.pad(x, [(before, len(taps)) if i == axis else (0, 0) for i in range(x.ndim)])
     terms = [

@@ -1,4 +1,4 @@
-"""What the networks share: layers with or without spectral norm, norms, resampling, minibatch statistics.
+"""Layers that the networks share: with or without spectral norm, norms, resampling, minibatch statistics.
 
 Feature maps are NHWC. Layers compute in `dtype` and keep their parameters in float32.
 """
@@ -18,7 +18,7 @@ STDDEV_GROUP, DISCRIMINATION_GROUP = 4, 16  # neighbours in the batch that are c
 
 
 class Dense(nn.Module):
-    """A dense layer, `[N, I] -> [N, features]`, spectrally normalised where `spectral` > 0 (iterations)."""
+    """Dense layer, `[N, I] -> [N, features]`, spectrally normalised where `spectral` (the number of iterations) > 0."""
 
     features: int
     spectral: int = 0
@@ -28,13 +28,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, I]."""
+        """Maps x [N, I] to [N, features]."""
         layer = plain.Dense(self.features, self.use_bias, self.kernel_init, dtype=self.dtype)
         return SpectralNorm(layer, iterations=self.spectral)(x) if self.spectral else layer(x)
 
 
 class Conv(nn.Module):
-    """A square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `spectral` as in Dense.
+    """Square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `spectral` is as in Dense.
 
     `resample` (of `ganjax.models.layers.convolution`): UP doubles the image first, DOWN halves it afterwards.
     """
@@ -50,7 +50,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]."""
+        """Convolves x [N, H, W, I]."""
         layer: nn.Module
         if self.groups > 1:
             assert not self.use_bias
@@ -64,7 +64,7 @@ class Conv(nn.Module):
 
 
 class GroupedConv(nn.Module):
-    """A square convolution whose channels are in `groups` of their own, without a bias; stride 1, same size."""
+    """Square convolution of stride 1 and the same size, without a bias, whose channels are in `groups` of their own."""
 
     features: int
     size: int
@@ -74,7 +74,7 @@ class GroupedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]."""
+        """Convolves x [N, H, W, I]."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         # XLA's grouped convolutions and their gradients are many times slower on CPU than matrix products.
@@ -98,7 +98,7 @@ def _grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Ar
 
 
 def _grouped_products(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
-    """The same as a matrix product for each group, over the neighbours of each pixel."""
+    """Computes the same convolution as a matrix product for each group, over the neighbours of each pixel."""
     n, h, w, c = x.shape
     size, features = kernel.shape[0], kernel.shape[-1]
     before = (size - 1) // 2
@@ -110,7 +110,7 @@ def _grouped_products(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array
 
 
 class Norm(nn.Module):
-    """The normalisation `kind`: none, batch, group (32 channels or fewer a group) or pixel.
+    """Normalisation `kind`: none, batch, group (32 channels or fewer a group) or pixel.
 
     Batch statistics are those of the global batch where `axis_name` is bound, and the running averages
     (collection `batch_stats`, decay 0.9) when not training.
@@ -123,7 +123,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, ..., C]."""
+        """Normalises x [N, ..., C]."""
         if self.kind == "batch":
             axis_name = None if self.is_initializing() else self.axis_name
             return nn.BatchNorm(
@@ -139,7 +139,7 @@ class Norm(nn.Module):
 
 
 def pixel_norm(x: jax.Array, eps: float = 1e-8) -> jax.Array:
-    """Each position's feature vector scaled to unit mean square (Karras et al. 2018, section 4.2)."""
+    """Scales each position's feature vector to unit mean square (Karras et al. 2018, section 4.2)."""
     square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
     return (x.astype(jnp.float32) * jax.lax.rsqrt(square + eps)).astype(x.dtype)
 
@@ -150,8 +150,8 @@ def minibatch_stddev(x: jax.Array, group_size: int = STDDEV_GROUP) -> jax.Array:
     Groups are made of neighbours in the batch, so that they do not depend on how it is spread over devices.
 
     Args:
-      x: [N, H, W, C]; N is a multiple of `group_size`, or the whole batch is one group.
-      group_size: images a group.
+      x: the features [N, H, W, C]; N is a multiple of `group_size`, or the whole batch is one group.
+      group_size: the number of images a group.
 
     Returns:
       [N, H, W, C + 1].
@@ -177,7 +177,7 @@ class MinibatchDiscrimination(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, I]."""
+        """Maps x [N, I] to [N, I + kernels]."""
         n, features = x.shape
         size = next(g for g in range(min(self.group_size, n), 0, -1) if n % g == 0)
         init = nn.initializers.normal(0.05)

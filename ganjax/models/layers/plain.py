@@ -1,4 +1,4 @@
-"""The layers that the others wrap: a matrix product, a convolution, and values spread over images.
+"""Layers that the others wrap: a matrix product, a convolution, and values spread over images.
 
 Their parameters have the names and the shapes of Flax's `Dense` and `Conv`, in float32; they compute in `dtype`.
 """
@@ -20,13 +20,13 @@ ZEROS = nn.initializers.zeros
 
 
 def spread(values: jax.Array, over: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """`values` at each place of `over`, in its type, with a gradient that is added up in float32.
+    """Returns `values` at each place of `over`, in its type, with a gradient that is added up in float32.
 
     The gradient of what is broadcast is a sum over all the places. XLA adds bfloat16 up in bfloat16 (on CPU; a sum of
     65,536 slopes is then little more than noise) unless the values are still float32 when they are broadcast.
 
     Args:
-      values: of a shape that broadcasts to that of `over`.
+      values: an array whose shape broadcasts to that of `over`.
       over: any array; only its shape and type count.
 
     Returns:
@@ -36,7 +36,7 @@ def spread(values: jax.Array, over: jax.Array | jax.ShapeDtypeStruct) -> jax.Arr
 
 
 class Dense(nn.Module):
-    """x W + b, `[N, I] -> [N, features]`."""
+    """Dense layer x W + b, `[N, I] -> [N, features]`."""
 
     features: int
     use_bias: bool = True
@@ -46,7 +46,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, I]."""
+        """Maps x [N, I] to [N, features]."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
@@ -54,7 +54,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `resample` as in `convolve`."""
+    """Square convolution with stride 1, `[N, H, W, I] -> [N, H, W, features]`; `resample` is as in `convolve`."""
 
     features: int
     size: int = 3
@@ -65,7 +65,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]."""
+        """Convolves x [N, H, W, I]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", ZEROS, (self.features,), jnp.float32) if self.use_bias else None

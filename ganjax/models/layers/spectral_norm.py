@@ -29,7 +29,7 @@ def _unit(x: jax.Array, eps: float) -> jax.Array:
 
 
 def _scattered(size: int) -> jax.Array:
-    """A fixed unit vector of irregular entries (multiples of the golden ratio, wrapped to ±½).
+    """Returns a fixed unit vector of irregular entries (multiples of the golden ratio, wrapped to ±½).
 
     Any start that is not orthogonal to the answer will do, and a constant compiles faster than random draws.
     """
@@ -40,15 +40,16 @@ def _scattered(size: int) -> jax.Array:
 def power_iteration(
     matrix: jax.Array, u: jax.Array, v: jax.Array, *, iterations: int, eps: float = 1e-12
 ) -> tuple[jax.Array, jax.Array]:
-    """`iterations` rounds of v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, without a gradient.
+    """Makes `iterations` rounds of v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, without a gradient.
 
     A zero matrix gives zero products, which would make u = 0 for ever: then u and v stay as they were.
 
     Args:
-      matrix: [M, N] float32.
-      u, v: [M] and [N] float32 of unit length.
-      iterations: rounds; a loop, since a matrix product is as fast inside one (a convolution is not on CPU).
-      eps: least norm to divide by.
+      matrix: the kernel as a matrix, [M, N] float32.
+      u, v: the vectors, [M] and [N] float32 of unit length.
+      iterations: the number of rounds, in a loop, since a matrix product is as fast inside one (a convolution is not
+        on CPU).
+      eps: the least norm to divide by.
 
     Returns:
       The new u and v.
@@ -69,12 +70,12 @@ def power_iteration(
 
 
 class SpectralNorm(nn.Module):
-    """Wraps a Linen layer: `SpectralNorm(nn.Conv(64, (3, 3)))(x)`.
+    """Wrapper of a Linen layer: `SpectralNorm(nn.Conv(64, (3, 3)))(x)`.
 
     Attributes:
       layer: any layer with a `kernel` or an `embedding`: Dense, Conv, ConvTranspose, Embed.
-      iterations: power iterations each time that u and v move.
-      eps: least σ to divide by, so that a kernel of zeros stays zeros.
+      iterations: the number of power iterations each time that u and v move.
+      eps: the least σ to divide by, so that a kernel of zeros stays zeros.
     """
 
     layer: nn.Module
@@ -83,7 +84,7 @@ class SpectralNorm(nn.Module):
 
     @nn.compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer gives for these arguments with its kernels divided by σ."""
+        """Returns what the layer gives for these arguments with its kernels divided by σ."""
         if self.is_initializing():
             self.layer(*args, **kwargs)  # makes the raw parameters, which mapping at init would overwrite
         return nn.map_variables(

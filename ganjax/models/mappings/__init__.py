@@ -1,4 +1,4 @@
-"""How the parameters of a family are called and laid out in its authors' PyTorch code, one file a family.
+"""Names and layouts of a family's parameters in its authors' PyTorch code, one file a family.
 
 A mapping is a list of entries. It copies weights both ways: from a state dict of theirs to variables of ours, and back.
 """
@@ -39,12 +39,12 @@ def dense(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of ours and its counterpart.
+    """Array of ours and its counterpart in the authors' code.
 
     Attributes:
-      ours: path in the variables, the collection first: `("params", "Conv_0", "kernel")`.
-      theirs: name in the state dict.
-      to_ours, to_theirs: from the one layout to the other, each the other's inverse.
+      ours: the path in the variables, the collection first: `("params", "Conv_0", "kernel")`.
+      theirs: the name in the state dict.
+      to_ours, to_theirs: the functions from the one layout to the other, each the other's inverse.
       part: (i, n) where ours is the i-th of n equal pieces of theirs along its second axis, else None.
     """
 
@@ -66,10 +66,10 @@ def matrix(ours: tuple[str, ...], theirs: str) -> Entry:
 
 
 def import_weights(entries: Iterable[Entry], state_dict: Mapping[str, np.ndarray], variables: Tree) -> Tree:
-    """Returns `variables` with every array that has an entry replaced by theirs.
+    """Returns `variables` with every array that has an entry replaced by the authors' array.
 
     Args:
-      entries: of one network.
+      entries: the entries of one network.
       state_dict: names → arrays; names without an entry are left out.
       variables: nested dicts of arrays, whose shapes and types the result has.
 

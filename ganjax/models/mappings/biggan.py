@@ -1,7 +1,7 @@
-"""BigGAN as BigGAN-PyTorch (ajbrock/BigGAN-PyTorch, one of the authors') names its parameters.
+"""Names of BigGAN's parameters in BigGAN-PyTorch (ajbrock/BigGAN-PyTorch, by one of the authors).
 
-It stores one singular vector of each spectral norm, so `layers.complete_vectors` has to follow `import_weights`. Its
-options, for a network of ours: `--hier --G_shared --shared_dim 128`.
+That code stores one singular vector of each spectral norm, so `layers.complete_vectors` has to follow
+`import_weights`. Its options, for a network of ours: `--hier --G_shared --shared_dim 128`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def generator(resolution: int, *, attention_side: int = 0, depth: int = 1, deep:
     """Returns the entries of G with labels and spectral norm.
 
     Args:
-      resolution: of the images, 32 to 256.
-      attention_side: of the map with self-attention; 0 for none.
-      depth: blocks a level; 1 for BigGAN.
-      deep: for BigGAN-deep, whose condition is the class before z where ours has it after.
+      resolution: the images' side in pixels, 32 to 256.
+      attention_side: the side of the map with self-attention; 0 for none.
+      depth: the number of blocks a level; 1 for BigGAN.
+      deep: True for BigGAN-deep, whose condition is the class before z where ours has it after.
     """
     roll = SHARED if deep else 0
     convs = ("conv1", "conv2", "conv3", "conv4") if deep else ("conv1", "conv2", "conv_sc")
@@ -44,7 +44,7 @@ def generator(resolution: int, *, attention_side: int = 0, depth: int = 1, deep:
 
 
 def discriminator(resolution: int, *, attention_side: int = 0) -> list[Entry]:
-    """Returns the entries of D with labels, without multi-scale gradients; arguments as of `generator`."""
+    """Returns the entries of D with labels, without multi-scale gradients. The arguments are those of `generator`."""
     table, down = DIS_TABLE[resolution]
     entries, number = [], 0
     for i, times in enumerate(table):

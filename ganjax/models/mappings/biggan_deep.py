@@ -1,7 +1,7 @@
-"""BigGAN-deep as BigGAN-PyTorch's `BigGANdeep.py` names its parameters; see `ganjax.models.mappings.biggan`.
+"""Names of BigGAN-deep's parameters in BigGAN-PyTorch's `BigGANdeep.py`; see `ganjax.models.mappings.biggan`.
 
 Hugging Face's port of the published G (pytorch-pretrained-BigGAN) is not this: its last convolution has as many filters
-as inputs, of which three are seen but all count in the spectral norm, and its batch norms have ε = 1e-4.
+as inputs, of which three are used but all count in the spectral norm, and its batch norms have ε = 1e-4.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from ganjax.models.mappings.layers import BIGGAN, attention, conv_layer
 
 
 def generator(resolution: int, *, attention_side: int = 0, depth: int = 2) -> list[Entry]:
-    """Returns the entries of G with labels and spectral norm; arguments as of `biggan.generator`."""
+    """Returns the entries of G with labels and spectral norm. The arguments are those of `biggan.generator`."""
     return biggan.generator(resolution, attention_side=attention_side, depth=depth, deep=True)
 
 
 def discriminator(resolution: int, *, attention_side: int = 0, depth: int = 2) -> list[Entry]:
-    """Returns the entries of D with labels, without multi-scale gradients; arguments as of `biggan.generator`."""
+    """Returns the entries of D with labels, without multi-scale gradients.
+
+    The arguments are those of `biggan.generator`.
+    """
     (before, *table), down = DIS_TABLE[resolution]
     entries, number = conv_layer("Conv_0", "input_conv", spectral=BIGGAN), 1
     for level, times in enumerate(table):

@@ -23,10 +23,10 @@ def conv_layer(
     """Returns the entries of a `ganjax.models.layers.layers.Conv`.
 
     Args:
-      at: where it is in the network: `"Conv_0"`, or a path.
+      at: its place in the network: `"Conv_0"`, or a path.
       theirs: its name in the state dict.
-      size: of the kernel.
-      bias: whether it has one.
+      size: the size of the kernel.
+      bias: True if it has a bias.
       spectral: PLAIN for none, TORCH, BIGGAN or MIMICRY.
     """
     path = _path(at)
@@ -45,9 +45,9 @@ def dense_layer(
     """Returns the entries of a `ganjax.models.layers.layers.Dense`.
 
     Args:
-      at, theirs, bias, spectral: as of `conv_layer`.
-      pixels: of the map that the outputs are made into; theirs has the channels outside, ours inside.
-      roll: how many of their inputs, at the front, are at the end in ours.
+      at, theirs, bias, spectral: as for `conv_layer`.
+      pixels: the pixels of the map made of the outputs; theirs has the channels outside, ours inside.
+      roll: the number of their inputs, at the front, that are at the end in ours.
     """
     path = _path(at)
     outputs = (
@@ -67,7 +67,7 @@ def dense_layer(
 
 
 def embedding(at: str | Path, theirs: str, *, spectral: str = PLAIN) -> list[Entry]:
-    """Returns the entries of a Flax `Embed`, `at/Embed_0`, which ours normalises with rows and columns as they are."""
+    """Returns the entries of a Flax `Embed`, `at/Embed_0`. Our spectral norm takes rows and columns as they are."""
     path = _path(at)
     entries = [Entry(("params", *path, "Embed_0", "embedding"), _weight(theirs, spectral))]
     if spectral == PLAIN:
@@ -82,7 +82,10 @@ def embedding(at: str | Path, theirs: str, *, spectral: str = PLAIN) -> list[Ent
 def batch_norm(
     at: str | Path, theirs: str, names: tuple[str, ...] = ("weight", "bias", "running_mean", "running_var")
 ) -> list[Entry]:
-    """Returns the entries of a Flax `BatchNorm`, `at/BatchNorm_0`; of its statistics alone for two names."""
+    """Returns the entries of a Flax `BatchNorm`, `at/BatchNorm_0`.
+
+    With two names they are those of its statistics alone.
+    """
     path = (*_path(at), "BatchNorm_0")
     entries = [
         Entry(("batch_stats", *path, ours), f"{theirs}.{name}")
@@ -129,13 +132,13 @@ def vectors(
 
 
 def complete_vectors(entries: list[Entry], variables: Tree) -> Tree:
-    """Returns `variables` with both singular vectors of each spectral norm of which theirs stores one.
+    """Returns `variables` with both singular vectors of each spectral norm, where the authors' code stores one.
 
-    They are one power iteration on from the stored one, as in those codes at each call, also in evaluation.
+    The vectors are one power iteration on from the stored one, as in those codes at each call, also in evaluation.
 
     Args:
-      entries: of the network.
-      variables: after `import_weights`.
+      entries: the network's entries.
+      variables: the result of `import_weights`.
     """
     flat = traverse_util.flatten_dict(variables)
     given = {entry.ours for entry in entries if entry.ours[0] == COLLECTION}

@@ -1,4 +1,4 @@
-"""R3GAN as in the authors' code (brownvc/R3GAN, `R3GAN/Networks.py`), names as within its `Model`."""
+"""Names of R3GAN's parameters in the authors' code (brownvc/R3GAN, `R3GAN/Networks.py`), as within its `Model`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def generator(
     """Returns the entries of G.
 
     Args:
-      resolution: of the images.
-      width, max_width: channels at full resolution, and at most.
-      depth: blocks a level.
-      classes: 0 for none.
+      resolution: the images' side in pixels.
+      width, max_width: the channels at full resolution, and at most.
+      depth: the number of blocks a level.
+      classes: the number of classes; 0 for none.
     """
     size = lambda side: channels(resolution, side, width, max_width)
     entries = [
@@ -41,7 +41,7 @@ def generator(
 def discriminator(
     resolution: int, *, width: int, max_width: int, depth: int = 2, classes: int = 0
 ) -> list[Entry]:
-    """Returns the entries of D without multi-scale gradients; arguments as of `generator`."""
+    """Returns the entries of D without multi-scale gradients. The arguments are those of `generator`."""
     size = lambda side: channels(resolution, side, width, max_width)
     entries, linear, block = [_linear(0, "ExtractionLayer")], 1, 0
     for i, side in enumerate(reversed(levels(resolution))):
@@ -93,7 +93,7 @@ def _basis_to_theirs(x: np.ndarray) -> np.ndarray:
 
 
 def _taps_to_ours(x: np.ndarray) -> np.ndarray:
-    """[C, 1, 4, 4] → [4·4, C]."""
+    """Returns [C, 1, 4, 4] as [4·4, C]."""
     return x.reshape(len(x), -1).T
 
 

@@ -1,7 +1,7 @@
-"""SNGAN, WGAN-GP, cGAN-PD and SAGAN as torch-mimicry (kwotsin/mimicry) names their parameters.
+"""Names of the parameters of SNGAN, WGAN-GP, cGAN-PD and SAGAN in torch-mimicry (kwotsin/mimicry).
 
-That is the PyTorch form of the authors' Chainer code (pfnet-research/sngan_projection). It doubles images bilinearly
-where they, and we, repeat pixels: weights are the same, images are not.
+That code is the PyTorch form of the authors' Chainer code (pfnet-research/sngan_projection). It doubles images
+bilinearly where they, and we, repeat pixels: weights are the same, images are not.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def generator(
     """Returns the entries of G.
 
     Args:
-      resolution: of the images, 32 to 128.
-      classes: that its batch norms know; 0 for none.
-      attention_side: of the map with self-attention; 0 for none.
-      spectral: whether its layers are spectrally normalised.
+      resolution: the images' side in pixels, 32 to 128.
+      classes: the number of classes that its batch norms know; 0 for none.
+      attention_side: the side of the map with self-attention; 0 for none.
+      spectral: True if its layers are spectrally normalised.
     """
     norm = TORCH if spectral else PLAIN
     blocks = len(GEN_TABLE[resolution]) - 1
@@ -52,7 +52,7 @@ def generator(
 def discriminator(
     resolution: int, *, classes: int = 0, attention_side: int = 0, spectral: bool = True
 ) -> list[Entry]:
-    """Returns the entries of D, without multi-scale gradients; arguments as of `generator`."""
+    """Returns the entries of D, without multi-scale gradients. The arguments are those of `generator`."""
     norm = TORCH if spectral else PLAIN
     table, down = DIS_TABLE[resolution]
     entries, number = [], 0

@@ -1,4 +1,4 @@
-"""StyleGAN2 as in stylegan2-ada-pytorch (NVlabs, `training/networks.py`), its default architecture.
+"""Names of StyleGAN2's parameters in stylegan2-ada-pytorch (NVlabs, `training/networks.py`), its default architecture.
 
 That code adds one bias to the rows of all labels before it normalises them, and ours has none: `folded` puts it into
 the rows, which is the same function.
@@ -28,9 +28,9 @@ def generator(resolution: int, *, mapping_layers: int = 8, classes: int = 0) -> 
     """Returns the entries of G, with the mean style.
 
     Args:
-      resolution: of the images.
-      mapping_layers: from z to w.
-      classes: 0 for none.
+      resolution: the images' side in pixels.
+      mapping_layers: the number of layers from z to w.
+      classes: the number of classes; 0 for none.
     """
     entries = [
         Entry(("batch_stats", "mean_style"), "mapping.w_avg"),
@@ -56,7 +56,7 @@ def discriminator(resolution: int, *, label_layers: int = 0) -> list[Entry]:
     """Returns the entries of D without multi-scale gradients.
 
     Args:
-      resolution: of the images.
+      resolution: the images' side in pixels.
       label_layers: `dis.label_layers`, 8 in the authors' code with labels; 0 without labels.
     """
     top, *lower = levels(resolution)[:0:-1]
@@ -93,7 +93,10 @@ def _dense(ours: tuple[str, ...], theirs: str) -> list[Entry]:
 
 
 def _modulated(ours: tuple[str, ...], theirs: str, *, flipped: bool = False) -> list[Entry]:
-    """A modulated convolution; that of a doubling is the transpose of a convolution, and so its kernel is reversed."""
+    """Returns the entries of a modulated convolution.
+
+    Where it doubles the image, theirs is the transpose of a convolution, so the kernel is reversed.
+    """
     kernel = (*ours, "kernel")
     weight = f"{theirs}.weight"
     of_kernel = (
@@ -113,7 +116,7 @@ def _image_to_theirs(x: np.ndarray) -> np.ndarray:
 
 
 def _flat_to_ours(x: np.ndarray) -> np.ndarray:
-    """[O, C·4·4] → [4·4·C, O]."""
+    """Returns [O, C·4·4] as [4·4·C, O]."""
     return x.reshape(len(x), -1, BASE * BASE).transpose(2, 1, 0).reshape(-1, len(x))
 
 
@@ -122,7 +125,7 @@ def _flat_to_theirs(x: np.ndarray) -> np.ndarray:
 
 
 def _rows_to_ours(x: np.ndarray) -> np.ndarray:
-    """[dim, classes], scaled by 1/√classes at run time → [classes, dim]."""
+    """Returns [dim, classes], scaled by 1/√classes at run time, as [classes, dim]."""
     return x.T / x.shape[1] ** 0.5
 
 

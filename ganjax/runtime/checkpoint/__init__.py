@@ -1,4 +1,4 @@
-"""Saving and exact resuming: Orbax stores the arrays, a manifest of ours beside them is their witness."""
+"""Saves and resumes exactly: Orbax stores the arrays, and our own manifest beside them is their witness."""
 
 from ganjax.runtime.checkpoint.checkpointer import Checkpointer, CheckpointWarning
 from ganjax.runtime.checkpoint.manifest import OtherArchitecture

@@ -1,9 +1,9 @@
-"""The `Checkpointer`, and how a step lies on disk.
+"""The `Checkpointer`, and the layout of a saved step on disk.
 
     checkpoints/300/                        a checkpoint; it appears by one rename, complete
     checkpoints/300/ganjax_manifest.json    what was meant to be saved, a checksum for each file
-    checkpoints/300.partial…                being written
-    checkpoints/300.old, 300.removed        being replaced, being deleted
+    checkpoints/300.partial…                a checkpoint that is being written
+    checkpoints/300.old, 300.removed        a checkpoint that is being replaced or deleted
 
 Orbax alone loads a flipped bit as a wrong value and lists an empty folder as the latest step. A checkpoint
 counts here only if its manifest, its files and the arrays read back all agree with the checksums.
@@ -33,7 +33,7 @@ from ganjax.runtime.files import fsync_folder
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged or half-written checkpoint was passed over."""
+    """Warning that a damaged or half-written checkpoint was passed over."""
 
 
 class Checkpointer:
@@ -43,7 +43,7 @@ class Checkpointer:
 
     Args:
         directory: the folder of the steps, made at the first save in a folder that is there.
-        keep: how many of the newest intact steps to keep; 0 keeps all. Damaged ones stay and do not count.
+        keep: the number of the newest intact steps to keep; 0 keeps all. Damaged ones stay and do not count.
     """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
@@ -61,7 +61,7 @@ class Checkpointer:
     def save(
         self, step: int, state: Any, *, metadata: Mapping[str, Any] | None = None, block: bool = False
     ) -> bool:
-        """Copies the state to the host and writes it in the background; donating `state` afterwards is safe.
+        """Copies the state to the host and writes it in the background. Donating `state` afterwards is safe.
 
         Waits for the save before this one, so at most one copy of the state is held and no step is skipped. A
         step that is already there is replaced, damaged or not, unless it holds the same values and metadata.
@@ -93,11 +93,11 @@ class Checkpointer:
         return True
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending; what they hold is not verified here."""
+        """Returns the committed steps, ascending. Their content is not verified here."""
         return [step for step in self._numbered() if (self._path(step) / manifest.NAME).is_file()]
 
     def remove(self, step: int) -> None:
-        """Deletes a step, whole or not at all; one that is not there is fine."""
+        """Deletes a step, whole or not at all. A step that is not there is no error."""
         self.wait()
         path, removed = self._path(step), self._directory / f"{step}.removed"
         with contextlib.suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ class Checkpointer:
         _remove(removed)
 
     def latest_step(self) -> int | None:
-        """The last of `steps()`."""
+        """Returns the last of `steps()`."""
         return max(self.steps(), default=None)
 
     def restore(self, template: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
@@ -153,7 +153,7 @@ class Checkpointer:
             pending.result()
 
     def close(self) -> None:
-        """`wait()`, then ends the background thread."""
+        """Waits as `wait()` does, then ends the background thread."""
         try:
             self.wait()
         finally:
@@ -173,12 +173,15 @@ class Checkpointer:
             error.add_note(str(failed_save))  # the first error is the one to show
 
     def _path(self, step: int) -> Path:
-        """The folder of a step. `STEP.old` stands in for the moment, or the crash, between two renames."""
+        """Returns the folder of a step.
+
+        `STEP.old` stands in for it during two renames, or after a crash between them.
+        """
         path, old = self._directory / str(step), self._directory / f"{step}.old"
         return old if old.exists() and not path.exists() else path
 
     def _numbered(self) -> list[int]:
-        """Steps that have a folder, intact or not, ascending."""
+        """Returns the steps that have a folder, intact or not, ascending."""
         try:
             names = os.listdir(self._directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -187,7 +190,10 @@ class Checkpointer:
         return sorted({int(match[1]) for match in matches if match})
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, metadata); Damaged if the step is not intact, UserError if the template does not fit."""
+        """Returns (state, metadata).
+
+        Raises Damaged if the step is not intact, UserError if the template does not fit.
+        """
         path = self._path(step)
         with _locked(path, fcntl.LOCK_SH):
             record = manifest.read(path, step)
@@ -210,7 +216,7 @@ class Checkpointer:
             ) from why
 
     def _holds(self, step: int, arrays: Arrays, metadata: dict[str, Any]) -> bool:
-        """Whether the step on disk is intact with these values."""
+        """Returns True if the step on disk is intact and holds these values."""
         try:
             record = manifest.read(self._path(step), step)
         except Damaged:
@@ -219,7 +225,7 @@ class Checkpointer:
         return same and self._is_intact(step)
 
     def _is_intact(self, step: int) -> bool:
-        """Manifest and files agree. Files unchanged since they were last hashed are not read again."""
+        """Returns True if manifest and files agree. Files unchanged since they were last hashed are not read again."""
         path = self._path(step)
         try:
             record = manifest.read(path, step)
@@ -232,7 +238,7 @@ class Checkpointer:
         return True
 
     def _write(self, step: int, arrays: Arrays, metadata: dict[str, Any]) -> None:
-        """In the background: stage, hash, commit by a rename, prune."""
+        """Writes a step in the background: stages it, hashes it, commits it by a rename, and prunes old steps."""
         stage = self._directory / f"{step}.partial"
         try:
             self._directory.mkdir(exist_ok=True)  # without its parents: a workdir that is gone stays so
@@ -279,7 +285,10 @@ class Checkpointer:
 
 @contextlib.contextmanager
 def _locked(folder: Path, operation: int) -> Iterator[bool]:
-    """Readers share a lock on a step's manifest: a live run deletes it only later. Yields False if it is taken."""
+    """Shares a lock on a step's manifest among readers: a live run deletes the step only later.
+
+    Yields False if the lock is taken.
+    """
     with contextlib.ExitStack() as stack:
         try:
             fcntl.flock(stack.enter_context(open(folder / manifest.NAME, "rb")), operation)
@@ -297,7 +306,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
-    """Everything a checkpoint holds, flushed to disk, under a name that does not count yet."""
+    """Writes everything a checkpoint holds, flushed to disk, under a name that does not count yet."""
     leaves = manifest.describe(arrays)  # first: it witnesses what was meant, not what was written
     storage.write(stage, arrays)
     manifest.write(stage, step, leaves, metadata)
@@ -330,7 +339,7 @@ def _remove(path: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what a killed run left. Only a writer may: a live run's own names look the same."""
+    """Removes what a killed run left. Only a writer may do so: a live run's own names look the same."""
     for path in list(directory.iterdir()):
         if match := re.match(r"(\d+)\.(partial|old|removed)", path.name):
             if match[2] == "old" and not (directory / match[1]).exists():

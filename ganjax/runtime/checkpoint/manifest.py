@@ -1,4 +1,4 @@
-"""The witness of a checkpoint: what was meant to be saved, and a checksum for every file written.
+"""The manifest, the witness of a checkpoint: what was meant to be saved, and a checksum for every file written.
 
 A JSON file inside the checkpoint's folder, written last:
 
@@ -29,11 +29,11 @@ Arrays = dict[tuple[str, ...], np.ndarray]
 
 
 class Damaged(Exception):
-    """Why a checkpoint is not intact."""
+    """Error that says why a checkpoint is not intact."""
 
 
 def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
-    """Path → shape, dtype and sha256 of the values."""
+    """Returns path → shape, dtype and sha256 of the values."""
     return {
         "/".join(path): {
             "shape": list(array.shape),
@@ -61,7 +61,10 @@ def write(folder: Path, step: int, leaves: Mapping[str, Any], metadata: Mapping[
 
 
 def read(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of `folder`. Raises Damaged if it is missing, of another step or not what was written."""
+    """Reads the manifest of `folder`.
+
+    Raises Damaged if it is missing, belongs to another step or is not what was written.
+    """
     try:
         manifest: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -79,18 +82,18 @@ def read(folder: Path, step: int) -> dict[str, Any]:
 
 
 def signature(dtype: str, shape: Sequence[int]) -> str:
-    """`float32[3, 3, 8, 8]`."""
+    """Returns shape and dtype as text, such as `float32[3, 3, 8, 8]`."""
     return f"{dtype}{list(shape)}"
 
 
 class OtherArchitecture(UserError):
-    """A checkpoint whose arrays are others than those expected."""
+    """Error about a checkpoint whose arrays are not the expected ones."""
 
 
 def check_architecture(
     folder: Path, leaves: Mapping[str, Mapping[str, Any]], expected: Mapping[str, str]
 ) -> None:
-    """Raises OtherArchitecture with the first differences between arrays expected (path → signature) and saved."""
+    """Raises OtherArchitecture with the first differences between expected arrays (path → signature) and saved ones."""
     found = {path: signature(leaf["dtype"], leaf["shape"]) for path, leaf in leaves.items()}
     paths = sorted(expected.keys() | found.keys())
     differing = [path for path in paths if expected.get(path) != found.get(path)]

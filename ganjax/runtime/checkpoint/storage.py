@@ -1,4 +1,4 @@
-"""Between the state on the devices and the arrays that orbax stores."""
+"""Translates between the state on the devices and the arrays that orbax stores."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ORBAX_LOCK = threading.Lock()
 
 
 def _key_path(path: Sequence[Any]) -> tuple[str, ...]:
-    """The names on the way to a leaf. A name like `fault/dis`, as metrics have, is two."""
+    """Returns the names on the way to a leaf. A name such as `fault/dis`, as metrics have, counts as two."""
     names = (jax.tree_util.keystr((key,), simple=True) for key in path)
     return tuple(part for name in names for part in name.split("/"))
 
 
 def host_copy(state: Any) -> Arrays:
-    """Path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
+    """Returns path → host array that shares no memory with `state`. Blocks until the state is computed and copied."""
     leaves = [(_key_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(state)]
     paths = {path for path, _ in leaves}
     inside_another = any(path[:n] in paths for path in paths for n in range(len(path)))
@@ -48,7 +48,7 @@ def host_copy(state: Any) -> Arrays:
 
 
 def _whole_shard(leaf: Any) -> Any:
-    """One device's copy of a replicated array, whatever the number of devices and processes."""
+    """Returns one device's copy of a replicated array, whatever the number of devices and processes."""
     if not isinstance(leaf, jax.Array):
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -61,16 +61,18 @@ def _whole_shard(leaf: Any) -> Any:
 
 
 def write(folder: Path, arrays: Arrays) -> None:
-    """Stores the arrays; `folder` appears, complete, when orbax has written all of them."""
+    """Writes the arrays. `folder` appears, complete, when orbax has written all of them."""
     with _orbax():
         ocp.save(folder, _nest(arrays))
 
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[None]:
-    """Orbax for one caller in this process: in 0.12.8 a load removes the folder a save in another thread writes.
+    """Yields orbax to one caller in this process at a time.
 
-    With several processes it is told that this one is alone; it would otherwise wait for the others to call it.
+    In orbax 0.12.8 a load removes the folder that a save in another thread is writing.
+
+    With several processes orbax is set up as if this one were alone; else it would wait for the others to call it.
     """
     context = ocp.Context()
     with _ORBAX_LOCK, contextlib.ExitStack() as stack:
@@ -84,7 +86,10 @@ def _orbax() -> Iterator[None]:
 
 
 def _nest(arrays: Arrays) -> dict[str, Any]:
-    """Plain dicts, which orbax reads back without our classes. It refuses empty arrays: left out."""
+    """Returns plain dicts, which orbax reads back without our classes.
+
+    Empty arrays are left out, since orbax refuses them.
+    """
     tree: dict[str, Any] = {}
     for path, array in arrays.items():
         if array.size:
@@ -96,7 +101,7 @@ def _nest(arrays: Arrays) -> dict[str, Any]:
 
 
 def read(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
-    """What orbax finds in the folder, and the empty arrays it could not store."""
+    """Returns what orbax finds in the folder, with the empty arrays that it could not store."""
     try:
         with _orbax():
             tree = ocp.load(path)
@@ -110,7 +115,7 @@ def read(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
 
 
 def _signature(leaf: Any) -> str:
-    """`float32[3, 3, 8, 8]` for an array, a `jax.ShapeDtypeStruct` or a Python number."""
+    """Returns the signature of an array, a `jax.ShapeDtypeStruct` or a Python number, such as `float32[3, 3, 8, 8]`."""
     shaped = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return manifest.signature(np.dtype(shaped.dtype).name, shaped.shape)
 
@@ -121,7 +126,7 @@ def signatures(template: Any) -> dict[str, str]:
 
 
 def fill(template: Any, arrays: Arrays) -> Any:
-    """The arrays in the template's structure; a Python number where the template has one."""
+    """Returns the arrays in the template's structure, with a Python number where the template has one."""
 
     def leaf(keys: Sequence[Any], wanted: Any) -> Any:
         array = arrays[_key_path(keys)]
@@ -131,7 +136,9 @@ def fill(template: Any, arrays: Arrays) -> Any:
 
 
 def quieten_orbax() -> None:
-    """Orbax logs every phase through absl, and tracebacks of errors that reach us as exceptions anyway.
+    """Silences what orbax logs needlessly.
+
+    Orbax logs every phase through absl. It also logs tracebacks of errors that reach us as exceptions anyway.
 
     When one file of a save cannot be written, 0.12.8 closes its event loop and raises that error; the threads that
     write the other files then find the loop closed, each with a traceback that nobody can catch.
@@ -148,7 +155,10 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 @functools.cache
 def _quieten_late_writes() -> None:
-    """What cannot be raised goes where it went before, but for writes that outlived their event loop."""
+    """Hides errors of writes that outlived their event loop.
+
+    All else that cannot be raised goes where it went before.
+    """
     before = sys.unraisablehook
 
     def hook(found: sys.UnraisableHookArgs) -> None:

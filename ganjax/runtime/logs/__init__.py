@@ -1,4 +1,4 @@
-"""What a run writes while it goes: numbers, pictures and the line on the terminal.
+"""Logs of a running run: numbers, pictures and the line on the terminal.
 
 Importing it costs NumPy only: Pillow, matplotlib, tensorboardX and rich are imported at their first use.
 """

@@ -1,4 +1,4 @@
-"""Files that survive a kill: whole or not there, and a log that is mended when it is opened again."""
+"""Log files that survive a kill: each is whole or not there, and a torn log is mended when it is opened again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _FIRST_KEYS = ("step", "images", "seconds", "images_per_second")
 
 
 def _json_value(value: SupportsFloat | str | None) -> float | int | str | bool | None:
-    """7 digits are what float32 holds. JSON knows neither NaN nor infinity: null."""
+    """Returns a value for JSON.
+
+    Floats get 7 digits, as many as float32 holds; NaN and infinity, unknown to JSON, become null.
+    """
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, np.bool_ | np.integer):
@@ -43,7 +46,7 @@ def _json_line(step: int, metrics: Metrics) -> bytes:
 
 
 def _kept_lines(data: bytes, last_step: int | None) -> bytes:
-    """The lines that are whole JSON objects of steps up to `last_step` (None: of any step)."""
+    """Returns the lines that are whole JSON objects of steps up to `last_step` (None: of any step)."""
     kept = []
     for line in data.splitlines():
         try:
@@ -56,7 +59,7 @@ def _kept_lines(data: bytes, last_step: int | None) -> bytes:
 
 
 class MetricsWriter:
-    """Appends one strict JSON object a log line to `metrics.jsonl`, on the disk before `write` returns.
+    """Writer that appends one strict JSON object per log line to `metrics.jsonl`, on the disk before `write` returns.
 
     Keys come in a fixed order: `step`, `images`, `seconds`, `images_per_second`, then the rest by name.
     Floats keep 7 significant digits; a non-finite one becomes null. Texts and integers stay as they are.
@@ -101,13 +104,13 @@ class MetricsWriter:
 
 
 class TensorBoardWriter:
-    """Writes scalars and pictures for TensorBoard, without TensorFlow, in a new event file of `folder`.
+    """Writer of scalars and pictures for TensorBoard, without TensorFlow, in a new event file of `folder`.
 
     It uses tensorboardX's records and messages and not its `SummaryWriter`, whose thread dies on a full disk
     and then blocks the training loop at the eleventh event. Each call is on the disk when it returns.
 
     Args:
-        folder: where `events.out.tfevents.*` goes; made if missing.
+        folder: the folder of the file `events.out.tfevents.*`; made if missing.
         start_step: the step the run goes on from. TensorBoard hides what earlier files say of later steps.
 
     Raises:
@@ -141,7 +144,7 @@ class TensorBoardWriter:
             raise
 
     def scalars(self, step: int, metrics: Metrics) -> None:
-        """Writes the numbers of `metrics` under their own names; texts and None are left out, NaN is kept."""
+        """Writes the numbers of `metrics` under their own names. Texts and None are left out, NaN is kept."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         values = [

@@ -23,7 +23,7 @@ _POINT, _MODE = "#2f6fb0", "#c8453a"
 
 
 def _checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[N, H, W, 1 or 3]; two channels become the first one, four and more the first three."""
+    """Returns images [N, H, W, 1 or 3]. Of two channels the first is kept, of four and more the first three."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected uint8 images [N, H, W, C], no side 0, got {images.dtype} {images.shape}")
@@ -31,7 +31,7 @@ def _checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _enlarged(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Nearest neighbour: each pixel becomes a square of `factor` × `factor`."""
+    """Enlarges images by nearest neighbour: each pixel becomes a square of `factor` × `factor`."""
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
@@ -66,14 +66,14 @@ def grid_picture(
     scale: int | None = None,
     padding: int = 2,
 ) -> Image:
-    """A grid of images, row by row, with white lines between and around them.
+    """Makes a grid of images, row by row, with white lines between and around them.
 
     Args:
-        images: [N, H, W, C] uint8 in [0, 255]. C = 1 is stored as grey, 3 as RGB; of more, the first three.
-        columns: images in a row; the default makes the grid about square.
-        scale: whole factor of enlargement, nearest neighbour; by default the shorter side gets at least 64
+        images: the images [N, H, W, C] uint8 in [0, 255]. C = 1 is stored as grey, 3 as RGB; of more, the first three.
+        columns: the number of images in a row; the default makes the grid about square.
+        scale: the whole factor of enlargement, nearest neighbour; by default the shorter side gets at least 64
             pixels.
-        padding: width of the lines in pixels of the picture.
+        padding: the width of the lines in pixels of the picture.
 
     Raises:
         ValueError: images of another shape or type, or columns, scale or padding out of range.
@@ -103,13 +103,13 @@ def write_pyramid_grid(
     scale: int | None = None,
     padding: int = 2,
 ) -> None:
-    """Writes what a multi-scale generator made: a row for each scale, lowest first, all shown equally large.
+    """Writes the images of a multi-scale generator: a row for each scale, lowest first, all shown equally large.
 
     Args:
         path: as for `write_grid`.
         scales: one array [N, h, w, C] uint8 a scale, of the same images; h and w divide those of the largest.
-        columns: how many of the N images are shown.
-        scale: enlargement of the largest scale; the default is that of `write_grid`.
+        columns: the number of the N images that are shown.
+        scale: the enlargement of the largest scale; the default is that of `write_grid`.
         padding: as for `write_grid`.
 
     Raises:
@@ -131,7 +131,10 @@ def write_pyramid_grid(
 
 
 def _draw_mixture(axes: Axes, points: NDArray[np.float32], modes: NDArray[np.float32], std: float) -> int:
-    """Draws points and circles, sets the limits from the modes alone; returns how many points lie beyond them."""
+    """Draws points and circles and sets the limits from the modes alone.
+
+    Returns how many points lie beyond the limits.
+    """
     from matplotlib.collections import EllipseCollection
 
     centre = (modes.min(axis=0) + modes.max(axis=0)) / 2
@@ -176,9 +179,9 @@ def write_scatter(
 
     Args:
         path: as for `write_grid`.
-        points: [N, 2] generated points in the data's own coordinates; non-finite ones count as outside.
-        modes: [K, 2] centres of the mixture.
-        std: standard deviation of each mode, the same along both axes; the circles are 3 std wide in radius.
+        points: the generated points [N, 2] in the data's own coordinates; non-finite ones count as outside.
+        modes: the centres of the mixture, [K, 2].
+        std: the standard deviation of each mode, the same along both axes; the circles are 3 std wide in radius.
         title: one line, for instance the step and the number of modes covered.
 
     Raises:

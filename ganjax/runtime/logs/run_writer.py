@@ -1,4 +1,4 @@
-"""One writer for all that a training run logs."""
+"""One writer for everything that a training run logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ganjax.runtime.logs.trackers import Tracker
 
 
 class RunWriter:
-    """Logs to `metrics.jsonl`, TensorBoard and the terminal at once; a context manager.
+    """Writer that logs to `metrics.jsonl`, TensorBoard and the terminal at once; a context manager.
 
     Args:
         workdir: the run's folder; made if missing.
@@ -22,13 +22,13 @@ class RunWriter:
         start_step: the step it goes on from, 0 for a new run. What the logs say of later steps is dropped,
             since the run writes it anew.
         enabled: False on all processes but the first. Every method then does nothing.
-        tensorboard: whether to write files for TensorBoard.
-        trackers: what opens other places to log to (`logs.trackers`). One that fails later is left out from then
-            on, with a message: no service ends a run.
+        tensorboard: True to write files for TensorBoard.
+        trackers: the functions that open other places to log to (`logs.trackers`). One that fails later is left out
+            from then on, with a message: no service ends a run.
         progress: the display to use instead of one on standard output; it is closed with the writer.
 
     Raises:
-        UserError: here and in every method, where something cannot be written: what, where and what to do.
+        UserError: something cannot be written, here or in any method; the message says what, where and what to do.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RunWriter:
             self._stack = stack.pop_all()
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Logs the numbers and texts of `step`: values on the host; 0-d arrays will do."""
+        """Logs the numbers and texts of `step`. Values lie on the host; 0-d arrays are allowed."""
         if self._enabled:
             self._metrics.write(step, metrics)
             if self._tensorboard:
@@ -74,7 +74,10 @@ class RunWriter:
             self._progress.log(step, metrics)
 
     def image(self, step: int, path: str | Path, *, name: str = "samples") -> None:
-        """Shows the PNG file at `path`, which `write_grid` or its like wrote, in TensorBoard and trackers as `name`."""
+        """Shows the PNG file at `path` in TensorBoard and trackers as `name`.
+
+        `write_grid` or its like wrote the file.
+        """
         if not self._enabled or not (self._tensorboard or self._trackers):
             return
         png = Path(path).read_bytes()

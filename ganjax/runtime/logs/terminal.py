@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a live line on a terminal, plain lines in a file."""
+"""The display of a running run: a live line on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _loss(value: float | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Status:
-    """The last log line, as far as it is shown."""
+    """Content of the last log line, as far as it is shown."""
 
     step: int
     images_per_second: float | None = None
@@ -76,7 +76,7 @@ class _Status:
 
 
 def _stream_handlers() -> Iterator[logging.StreamHandler[TextIO]]:
-    """All handlers in use, absl's included, which hides a stream handler within its own."""
+    """Returns all handlers in use, absl's included, which hides a stream handler within its own."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):
@@ -87,7 +87,7 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[TextIO]]:
 
 @contextlib.contextmanager
 def _live(live: Live) -> Iterator[None]:
-    """Runs `live`, with what is printed or logged meanwhile going above it.
+    """Runs `live`. Meanwhile everything printed or logged goes above it.
 
     rich sees to `print` and `warnings`; a logging handler that was made earlier holds the old stream and
     would write across the live line.
@@ -109,7 +109,7 @@ def _live(live: Live) -> Iterator[None]:
 
 
 class Progress:
-    """Shows how far a run is, how fast, its losses (`loss/dis`, `loss/gen`) and a short text, its `verdict`.
+    """Display of how far a run is, how fast, its losses (`loss/dis`, `loss/gen`) and a short text, its `verdict`.
 
     On a terminal it is a live display of two lines, for which rich respects `NO_COLOR` and the like;
     elsewhere one plain line a log call. Should the terminal go away, the run goes on without it.
@@ -117,9 +117,9 @@ class Progress:
     Args:
         total_steps: the step at which the run ends.
         start_step: the step it goes on from.
-        console: where to; the default is standard output.
-        live: whether to use the live display; the default looks whether the console is a terminal that can.
-        clock: seconds that only grow.
+        console: where the display goes; the default is standard output.
+        live: True to use the live display; the default looks whether the console is a terminal that can.
+        clock: the function that gives seconds, which only grow.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Progress:
             self._gone = True
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Shows what `metrics` holds of images_per_second, loss/dis, loss/gen and the text verdict."""
+        """Shows the images_per_second, loss/dis, loss/gen and the text verdict that `metrics` holds."""
         self._status = _Status.of(step, metrics, self._seconds_left(step))
         self._logged = self._clock()
         if self._live is None:
@@ -243,7 +243,7 @@ class Progress:
 
 
 def format_dry_run(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:
-    """Aligned text for `--dry-run`: each section's title, then its names and values in two columns.
+    """Returns aligned text for `--dry-run`: each section's title, then its names and values in two columns.
 
     Integers get thousands separators, floats 6 significant digits; all else is shown by `str`.
     """

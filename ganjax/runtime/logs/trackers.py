@@ -1,4 +1,7 @@
-"""Weights & Biases and MLflow, behind the small interface that TensorBoard's writer has too; each an optional extra."""
+"""Trackers for Weights & Biases and MLflow, behind the same small interface as TensorBoard's writer.
+
+Each is an optional extra.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,26 @@ BATCH = 100  # parameters that MLflow takes at once
 
 
 class Tracker(Protocol):
-    """What a place to log to must do; each may raise, and the run then goes on without it."""
+    """Interface of a place to log to. Each method may raise, and the run then goes on without the tracker."""
 
     def scalars(self, step: int, metrics: Metrics) -> None:
         """Logs the numbers of `step`."""
 
     def image(self, step: int, name: str, png: bytes) -> None:
-        """Logs a picture, the bytes of a PNG file."""
+        """Logs a picture, given as the bytes of a PNG file."""
 
     def close(self) -> None:
-        """Ends the sitting."""
+        """Ends the session."""
 
 
 def trackers(
     folder: Path, config: Mapping[str, Any], *, wandb: str, mlflow: str
 ) -> list[Callable[[], Tracker]]:
-    """What opens those that are asked for.
+    """Returns functions that open the trackers that are asked for.
 
     Args:
-      folder: of the run.
-      config: of the run, by dotted names.
+      folder: the run's folder.
+      config: the run's config, by dotted names.
       wandb: project at Weights & Biases; empty is none. Its own variables apply: `WANDB_MODE=offline`.
       mlflow: experiment of the MLflow server or store that `MLFLOW_TRACKING_URI` names; empty is none.
     """
@@ -52,7 +55,7 @@ def trackers(
 
 
 def numbers(metrics: Metrics) -> dict[str, float]:
-    """The metrics that are numbers."""
+    """Returns the metrics that are numbers."""
     return {
         name: float(value)
         for name, value in metrics.items()
@@ -61,7 +64,7 @@ def numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def known_id(folder: Path, service: str) -> str:
-    """What `service` calls the run in `folder`; empty where it does not know it yet."""
+    """Returns the name that `service` has for the run in `folder`; empty where it does not know the run yet."""
     try:
         found = json.loads((folder / IDS).read_text())[service]
     except (OSError, ValueError, KeyError, TypeError):
@@ -70,13 +73,13 @@ def known_id(folder: Path, service: str) -> str:
 
 
 def remember_id(folder: Path, service: str, name: str) -> None:
-    """Notes what `service` calls the run in `folder`."""
+    """Notes the name that `service` has for the run in `folder`."""
     others = {other: known_id(folder, other) for other in ("wandb", "mlflow")}
     atomic_write_json(folder / IDS, {**others, service: name})
 
 
 class WandbTracker:
-    """A run at Weights & Biases, or with `WANDB_MODE=offline` one that is kept in the folder until `wandb sync`."""
+    """Run at Weights & Biases, or with `WANDB_MODE=offline` a run kept in the folder until `wandb sync`."""
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         """Raises `UserError` where wandb is not installed, or does not start."""
@@ -107,23 +110,23 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, metrics: Metrics) -> None:
-        """See `Tracker`."""
+        """Logs the numbers of `step`; see `Tracker`."""
         self._run.log({"step": step, **numbers(metrics)})
 
     def image(self, step: int, name: str, png: bytes) -> None:
-        """See `Tracker`."""
+        """Logs a picture, the bytes of a PNG file; see `Tracker`."""
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
             self._run.log({"step": step, name: self._wandb.Image(picture)})
 
     def close(self) -> None:
-        """See `Tracker`."""
+        """Ends the session; see `Tracker`."""
         self._run.finish()
 
 
 class MlflowTracker:
-    """A run of an MLflow experiment."""
+    """Run of an MLflow experiment."""
 
     def __init__(self, folder: Path, experiment: str, config: Mapping[str, Any]) -> None:
         """Raises `UserError` where MLflow is not installed, or its server or store is not there."""
@@ -152,7 +155,7 @@ class MlflowTracker:
         remember_id(folder, "mlflow", self._id)
 
     def scalars(self, step: int, metrics: Metrics) -> None:
-        """See `Tracker`."""
+        """Logs the numbers of `step`; see `Tracker`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -160,12 +163,12 @@ class MlflowTracker:
         self._client.log_batch(self._id, metrics=rows)
 
     def image(self, step: int, name: str, png: bytes) -> None:
-        """See `Tracker`."""
+        """Logs a picture, the bytes of a PNG file; see `Tracker`."""
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
             self._client.log_image(self._id, picture, key=name, step=step)
 
     def close(self) -> None:
-        """See `Tracker`."""
+        """Ends the session; see `Tracker`."""
         self._client.set_terminated(self._id)

@@ -1,4 +1,4 @@
-"""Kernels in C++ for what XLA is slow at on CPU, compiled on the machine that runs them.
+"""C++ kernels for operations at which XLA is slow on CPU, compiled on the machine that runs them.
 
 XLA's convolutions reach a part of what a CPU can do, their kernel gradients a quarter to a half (docs/performance.md).
 `convolution.cc` holds replacements, called through XLA's foreign function interface. They are compiled when they are
@@ -44,12 +44,12 @@ _building = threading.Lock()
 
 
 class _Missing(Exception):
-    """Why there are no native kernels here."""
+    """Error that says why there are no native kernels here."""
 
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """Within it only operations of XLA's own are traced: for programs that leave this machine."""
+    """Restricts what is traced inside it to XLA's own operations: for programs that leave this machine."""
     token = _portable.set(True)
     try:
         yield
@@ -58,12 +58,12 @@ def portable() -> Iterator[None]:
 
 
 def in_use() -> bool:
-    """Whether what is traced now may call the native kernels; compiles them where that is still to be done."""
+    """Returns True if what is traced now may call the native kernels. Compiles them where that is still to be done."""
     return not _portable.get() and jax.default_backend() == "cpu" and why_not() is None
 
 
 def describe(used: bool) -> str:
-    """Which convolutions a run has here, for `environment.json`; nothing is compiled where none are `used`."""
+    """Returns, for `environment.json`, which convolutions a run has here. Nothing is compiled where none are `used`."""
     if not used:
         return "none"
     if jax.default_backend() != "cpu":
@@ -75,9 +75,11 @@ def describe(used: bool) -> str:
 
 
 def begin() -> None:
-    """Starts to compile them in the background where JAX can only mean the CPU, while imports and data take time.
+    """Starts to compile the kernels in the background where JAX can only mean the CPU.
 
-    Starts no backend of JAX: how many devices that has may not be decided yet.
+    Meanwhile imports and data take their time.
+
+    Starts no backend of JAX: its number of devices may not be decided yet.
     """
     if _off() or not only_cpu():
         return
@@ -90,7 +92,7 @@ def begin() -> None:
 
 
 def only_cpu() -> bool:
-    """Whether JAX can only mean the CPU, by what is installed and asked for; starts no backend."""
+    """Returns True if JAX can only mean the CPU, by what is installed and asked for. Starts no backend."""
     return machine.only_cpu(jax.config.values["jax_platforms"])
 
 
@@ -100,7 +102,7 @@ def _off() -> bool:
 
 @functools.cache
 def why_not() -> str | None:
-    """None where the native kernels are ready, else the reason, for a person to read."""
+    """Returns None where the native kernels are ready, else the reason, for a person to read."""
     if _off():
         return OFF
     try:
@@ -113,7 +115,7 @@ def why_not() -> str | None:
 
 
 def _built() -> Path:
-    """The compiled library, from the cache where it is there."""
+    """Returns the compiled library, from the cache where it is there."""
     compiler = next(
         (
             found
@@ -156,7 +158,7 @@ def _compile(command: Sequence[str], to: Path) -> None:
 
 
 def _processor() -> str:
-    """What the compiled code depends on: a cache in a home folder may be shared by machines that differ."""
+    """Returns what the compiled code depends on: a cache in a home folder may be shared by machines that differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

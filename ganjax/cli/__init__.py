@@ -1,1 +1,1 @@
-"""Parses the command line; what a command does stands in the other rooms."""
+"""Parses the command line; the other rooms do the work of the commands."""

@@ -1,4 +1,4 @@
-"""What shells complete after `ganjax `, and help that begins with an example: argparse's parser, a little extended."""
+"""Shell completion for `ganjax `, and help that begins with an example: a small extension of argparse's parser."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ SHELLS = ("bash", "zsh")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser, and a maker of parsers below it, whose help begins with its description, and so with the example."""
+    """A parser whose help begins with its description, and so with the example.
+
+    It makes parsers below it of the same kind.
+    """
 
     def format_help(self) -> str:
-        """The description, then usage and options."""
+        """Returns the description, then usage and options."""
         description, self.description = self.description, None
         try:
             rest = super().format_help()
@@ -24,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class PrintCompletion(argparse.Action):
-    """`--print-completion SHELL`: prints the script that the shell is to read, and ends."""
+    """The option `--print-completion SHELL`: prints the script that the shell is to read, and ends."""
 
     def __call__(
         self,
@@ -33,7 +36,7 @@ class PrintCompletion(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Called by argparse."""
+        """Prints the script; argparse calls this."""
         print(script(parser, str(values)))
         parser.exit()
 
@@ -49,7 +52,7 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The completion script of `shell`: commands, options, their choices, and files or folders where a path is due."""
+    """Returns the completion script of `shell`: commands, options, choices, and files or folders for a path."""
     import shtab
 
     for each in parsers_in(parser):
@@ -62,7 +65,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def parsers_in(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parser and those of all commands below it."""
+    """Yields the parser and those of all commands below it."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

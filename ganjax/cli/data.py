@@ -1,4 +1,4 @@
-"""`ganjax data prepare` and `ganjax data stats`: their options, and what runs them."""
+"""The commands `ganjax data prepare` and `ganjax data stats`: their options, and their functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = {
 
 
 def add_data(data: argparse.ArgumentParser) -> None:
-    """The two commands below `ganjax data`."""
+    """Adds the two commands below `ganjax data`."""
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def action(name: str, text: str) -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
 
 
 def run_data(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax data …`."""
+    """Runs `ganjax data …`."""
     if overrides:
         raise UserError("data takes no --config.…; those belong to train.")
     if arguments.action == "prepare":

@@ -39,7 +39,7 @@ EXAMPLES = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The commands and their options; `--config.KEY=VALUE` is read apart."""
+    """Makes the parser of the commands and their options; `--config.KEY=VALUE` is read apart."""
     parser = Parser(
         prog="ganjax",
         description=f"Example: {EXAMPLES['train']}\n\nTrain GANs in JAX and keep them stable.",
@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_train(train: argparse.ArgumentParser) -> None:
-    """The options of `ganjax train`."""
+    """Adds the options of `ganjax train`."""
     train.add_argument(
         "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
     )
@@ -94,7 +94,7 @@ def add_train(train: argparse.ArgumentParser) -> None:
 
 
 def add_sample(sample: argparse.ArgumentParser) -> None:
-    """The options of `ganjax sample`."""
+    """Adds the options of `ganjax sample`."""
     sample.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
     sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
@@ -116,7 +116,7 @@ def add_sample(sample: argparse.ArgumentParser) -> None:
 
 
 def class_list(text: str) -> tuple[int, ...]:
-    """`"0,3"` as (0, 3)."""
+    """Reads `"0,3"` as (0, 3)."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -124,7 +124,7 @@ def class_list(text: str) -> tuple[int, ...]:
 
 
 def add_processes(command: argparse.ArgumentParser) -> None:
-    """The options of a command that several processes run together."""
+    """Adds the options of a command that several processes run together."""
     group = command.add_argument_group(
         "several processes", "found by themselves under SLURM, Open MPI and on TPU pods"
     )
@@ -140,13 +140,13 @@ def add_processes(command: argparse.ArgumentParser) -> None:
 
 
 def join(arguments: argparse.Namespace, *, stops: bool = False) -> None:
-    """Meets the other processes of this command, if there are any; `stops`: see `processes.join`."""
+    """Meets the other processes of this command, if there are any; for `stops` see `processes.join`."""
     found = processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id)
     processes.join(found, stops=stops)
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    """The options of `ganjax evaluate`."""
+    """Adds the options of `ganjax evaluate`."""
     what = evaluate.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", type=Path, help="folder of a run: judge samples of its checkpoint")
     what.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures, or an .npz of samples")
@@ -195,7 +195,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
 
 
 def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax train`."""
+    """Runs `ganjax train`."""
     if arguments.help_config:
         print(config.help_page())
         return OK
@@ -220,7 +220,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
 
 
 def dry_run(resolved: Any, *, as_json: bool) -> int:
-    """Prints what a run would be."""
+    """Prints the facts of a run without running it."""
     from ganjax.run.dry_run import describe
     from ganjax.run.setup import prepare
     from ganjax.runtime.logs import format_dry_run
@@ -253,7 +253,7 @@ def dry_run(resolved: Any, *, as_json: bool) -> int:
 
 
 def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax sample`."""
+    """Runs `ganjax sample`."""
     if overrides:
         raise UserError("sample takes its config from the run; --config.… belongs to train.")
     join(arguments)
@@ -277,7 +277,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 
 
 def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax evaluate`."""
+    """Runs `ganjax evaluate`."""
     if overrides:
         raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
     if (arguments.images is None) != (arguments.reference is None):
@@ -324,7 +324,7 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
 
 
 def run_doctor(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax doctor`."""
+    """Runs `ganjax doctor`."""
     if overrides:
         raise UserError("doctor takes its config from the run; --config.… belongs to train.")
     from ganjax.run import doctor
@@ -348,7 +348,7 @@ COMMANDS = {
 
 
 def forbid_network() -> None:
-    """Where GANJAX_OFFLINE is set, lets this process connect to nothing but this machine and its own processes."""
+    """Forbids this process connections beyond this machine and its own processes, where GANJAX_OFFLINE is set."""
     if os.environ.get("GANJAX_OFFLINE", "") in ("", "0"):
         return
 

@@ -1,4 +1,4 @@
-"""`ganjax export` and `ganjax interpolate`: what takes a trained generator elsewhere, and shows how it moves."""
+"""The commands `ganjax export` and `ganjax interpolate`: their options, and their functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = {
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
-    """The options of a command that takes G out of a checkpoint."""
+    """Adds the options of a command that takes G out of a checkpoint."""
     command.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     command.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     command.add_argument(
@@ -23,7 +23,7 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
 
 
 def add_export(export: argparse.ArgumentParser) -> None:
-    """The options of `ganjax export`."""
+    """Adds the options of `ganjax export`."""
     add_checkpoint(export)
     export.add_argument(
         "--out",
@@ -38,7 +38,7 @@ def add_export(export: argparse.ArgumentParser) -> None:
 
 
 def run_export(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax export`."""
+    """Runs `ganjax export`."""
     if overrides:
         raise UserError("export takes its config from the run; --config.… belongs to train.")
     from ganjax.run.export import export
@@ -55,7 +55,7 @@ def run_export(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 
 
 def number_list(text: str) -> tuple[int, ...]:
-    """`"0,3"` as (0, 3)."""
+    """Reads `"0,3"` as (0, 3)."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -63,7 +63,7 @@ def number_list(text: str) -> tuple[int, ...]:
 
 
 def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
-    """The options of `ganjax interpolate`."""
+    """Adds the options of `ganjax interpolate`."""
     add_checkpoint(interpolate)
     interpolate.add_argument(
         "--out", type=Path, required=True, help="a .gif, a .webp, or with ffmpeg an .mp4; with --mix a .png"
@@ -87,7 +87,7 @@ def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
 
 
 def run_interpolate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax interpolate`."""
+    """Runs `ganjax interpolate`."""
     if overrides:
         raise UserError("interpolate takes its config from the run; --config.… belongs to train.")
     from ganjax.run import interpolate

@@ -1,4 +1,4 @@
-"""`ganjax ablate` and `ganjax report`: the commands about several runs, and about what they left."""
+"""The commands `ganjax ablate` and `ganjax report`: their options, and their functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = {
 
 
 def add_ablate(ablate: argparse.ArgumentParser) -> None:
-    """The options of `ganjax ablate`."""
+    """Adds the options of `ganjax ablate`."""
     ablate.add_argument(
         "--config", metavar="FILE[:ARG]", required=True, help="a study: a file with get_study"
     )
@@ -38,7 +38,7 @@ def add_ablate(ablate: argparse.ArgumentParser) -> None:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """`"2/8"` as (2, 8)."""
+    """Reads `"2/8"` as (2, 8)."""
     number, _, of = text.partition("/")
     if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
         raise UserError(f"--shard takes I/N with I from 0 to N - 1, and got {text!r}.")
@@ -46,7 +46,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def add_report(report: argparse.ArgumentParser) -> None:
-    """The options of `ganjax report`."""
+    """Adds the options of `ganjax report`."""
     what = report.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", type=Path, help="folder of the run")
     what.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of two runs or more")
@@ -54,7 +54,7 @@ def add_report(report: argparse.ArgumentParser) -> None:
 
 
 def run_ablate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax ablate`."""
+    """Runs `ganjax ablate`."""
     if overrides:
         raise UserError("ablate takes its configs from the study; --config.… belongs to train.")
     from ganjax.study import ablate
@@ -74,7 +74,7 @@ def run_ablate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
 
 
 def run_report(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """`ganjax report`."""
+    """Runs `ganjax report`."""
     if overrides:
         raise UserError("report takes its config from the run; --config.… belongs to train.")
     from ganjax.run.report import run_page

@@ -1,1 +1,1 @@
-"""Judges a generator: features, metrics, samplers, and the monitor of a training's health."""
+"""Measures a generator: features, metrics, samplers, and the monitor of a training's health."""

@@ -1,4 +1,4 @@
-"""ganjax from Python and in notebooks: what `ganjax.train`, `ganjax.load` and `ganjax.Run` are."""
+"""The Python interface of ganjax, for scripts and notebooks: `ganjax.train`, `ganjax.load` and `ganjax.Run`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def train(
     workdir: str | Path,
     options: Mapping[str, configs.Value] | None = None,
 ) -> Run:
-    """Trains in `workdir`, or goes on with the run there, showing progress as `ganjax train` does; returns the run.
+    """Trains in `workdir`, or continues the run there, showing progress as `ganjax train` does; returns the run.
 
     Args:
       config: a recipe, `FILE` or `FILE[:ARG]`, or a config like those that recipes return; it is left as it is.
       workdir: folder of the run.
-      options: over those of the config, by dotted names: `{"train.steps": 200}`.
+      options: options that replace the config's, by dotted names: `{"train.steps": 200}`.
 
     Raises:
       ganjax.UserError: bad input, found before anything is compiled.
@@ -51,16 +51,16 @@ def train(
 
 
 def load(workdir: str | Path) -> Run:
-    """The run in `workdir`, finished or not.
+    """Opens the run in `workdir`, finished or not.
 
     Raises:
-      ganjax.UserError: no run there.
+      ganjax.UserError: there is no run in the folder.
     """
     return Run(workdir)
 
 
 class Run:
-    """A run in its folder; what it logs is read anew each time, its networks at the first sample.
+    """A run in its folder. Its log is read anew each time; its networks are read at the first sample.
 
     Attributes:
       workdir: its folder.
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How the run ended: reason, steps, images, seconds, last metrics, verdicts; empty while it goes."""
+        """The end of the run: reason, steps, images, seconds, last metrics, verdicts; empty while the run goes on."""
         try:
             summary = json.loads((self.workdir / "summary.json").read_text())
         except (OSError, ValueError):
@@ -106,17 +106,17 @@ class Run:
         truncation: float = 1.0,
         step: int | None = None,
     ) -> np.ndarray:
-        """`n` samples: uint8 [n, H, W, C] in [0, 255], or float32 [n, 2] of a run on points.
+        """Generates `n` samples: uint8 [n, H, W, C] in [0, 255], or float32 [n, 2] of a run on points.
 
-        Those of `ganjax sample --seed=KEY`. The checkpoint is read, and the program compiled, at the first call.
+        They are those of `ganjax sample --seed=KEY`. The first call reads the checkpoint and compiles the program.
 
         Args:
-          n: how many.
+          n: number of samples.
           key: a whole number; sample i of a key is the same whatever n is.
           weights: `ema`, averaged, or `raw`.
-          classes: to take in turn, where the run has labels; all by default.
-          truncation: below 1: less variety, more fidelity.
-          step: of the checkpoint; by default the newest when this object first samples.
+          classes: classes to take in turn, where the run has labels; all by default.
+          truncation: a value below 1 gives less variety and more fidelity.
+          step: step of the checkpoint; by default the newest when this object first samples.
 
         Raises:
           ganjax.UserError: no checkpoint, or an argument out of range.
@@ -131,7 +131,7 @@ class Run:
         return run.sampler.for_seed(key)(run.variables, n)[-1]
 
     def grid(self, n: int = 64, key: int = 0, **options: Any) -> Image:
-        """A picture of `n` samples for a notebook to show; the arguments are those of `sample`.
+        """Makes a picture of `n` samples for a notebook to show; the arguments are those of `sample`.
 
         Raises:
           ganjax.UserError: as `sample` does, and for a run on points.

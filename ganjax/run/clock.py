@@ -1,4 +1,4 @@
-"""How fast a run goes, and how many steps it makes at once."""
+"""The clock of a run: its speed, and the number of steps in one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 @dataclass
 class Clock:
-    """Seconds and images of a run, those of its earlier parts included."""
+    """A counter of the seconds and images of a run, those of its earlier sittings included."""
 
     before: float = 0.0
     start: float = field(default_factory=time.monotonic)
@@ -23,7 +23,7 @@ class Clock:
         return self.before + time.monotonic() - self.start
 
     def rate(self, step: int) -> float:
-        """Steps a second since the last call."""
+        """Returns the steps per second since the last call."""
         now = self.seconds
         rate = (step - self.last_step) / max(now - self.last_seconds, 1e-9)
         self.last_seconds, self.last_step = now, step
@@ -31,7 +31,7 @@ class Clock:
 
 
 def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
-    """The most steps a call that meets every boundary: log, grid, checkpoint, end."""
+    """Returns the largest number of steps in a call that meets every boundary: log, grid, checkpoint, end."""
     boundaries = math.gcd(
         config.train.steps,
         config.log.every_steps,

@@ -1,4 +1,4 @@
-"""`ganjax doctor`: says of a finished or running run what the live monitor says, with its evidence and history."""
+"""`ganjax doctor`: reports the live monitor's verdicts on a run, finished or not, with their evidence and history."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ SIGNALS = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a run.
+    """The findings about a run.
 
     Attributes:
-      workdir: of the run.
-      state: how it stands, in words.
-      step, total_steps: how far it is.
-      verdicts: at its last measurement; empty where it is healthy.
+      workdir: folder of the run.
+      state: the state of the run, in words.
+      step, total_steps: its last step, and its length.
+      verdicts: verdicts at its last measurement; empty where it is healthy.
       history: (first step, last step, verdict) of each stretch of log lines with the same verdict.
-      signals: the last known value of each.
+      signals: the last known value of each signal.
       remedies: restarts and rollbacks so far.
-      measured: whether the run has the monitor's own numbers, not the losses alone.
+      measured: True if the run has the monitor's own numbers, not the losses alone.
     """
 
     workdir: Path
@@ -61,7 +61,7 @@ class Findings:
     measured: bool
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Returns the findings as JSON, for `--json`."""
         return {
             **asdict(self),
             "workdir": str(self.workdir),
@@ -70,10 +70,10 @@ class Findings:
 
 
 def examine(workdir: Path) -> Findings:
-    """Reads what the run in `workdir` has logged; nothing is computed on a device.
+    """Reads the log of the run in `workdir`; nothing is computed on a device.
 
     Raises:
-      UserError: no run there, or none that has logged anything.
+      UserError: there is no run in the folder, or it has logged nothing.
     """
     config = from_workdir(workdir)
     rows = read_rows(workdir / "metrics.jsonl")
@@ -111,7 +111,7 @@ def _last(rows: list[Row], name: str) -> float | None:
 
 
 def told(findings: Findings) -> str:
-    """The findings for a person."""
+    """Returns the findings as text for a person."""
     f = findings
     lines = [f"{f.workdir}: {f.state}, step {f.step} of {f.total_steps}", ""]
     if not f.verdicts:

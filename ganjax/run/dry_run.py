@@ -1,4 +1,4 @@
-"""What a config costs: parameters, FLOPs and activations of each network, and the bytes of the compiled step."""
+"""The costs of a config: parameters, FLOPs and activations of each network, and the bytes of the compiled step."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
 
 
 def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
-    """What `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
+    """Returns the facts that `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
     changed = {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}
     return {"config": to_json(config), **step_costs(config, setup), "changed": changed}
 
 
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
-    """Costs of each network, FLOPs of a step over all devices, and bytes on each device.
+    """Returns the costs of each network, FLOPs of a step over all devices, and bytes on each device.
 
-    Of XLA's operations alone: it cannot count what native kernels do, which make fewer products, nor on a GPU what
-    cuDNN's convolutions do.
+    They count XLA's operations alone. XLA cannot count the work of native kernels, which make fewer products, nor, on a
+    GPU, of cuDNN's convolutions.
     """
     gan, one, state, shapes = step_alone(config, setup)
     with native.portable():
@@ -62,7 +62,10 @@ def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
 
 
 def step_alone(config: ConfigDict, setup: Setup) -> tuple[GAN, Callable[..., Any], GanState, Any]:
-    """Returns the GAN of one device, without mapping; its step, (state, data) → (state, metrics); their shapes."""
+    """Returns the GAN of one device, its step, and the shapes of state and data.
+
+    The step is (state, data) → (state, metrics), without mapping.
+    """
     given = setup.build.gan
     gen, dis = (player.net.clone(axis_name=None) for player in (given.gen, given.dis))
     gan = dataclasses.replace(given.with_nets(gen, dis), axis_name=None)
@@ -80,7 +83,7 @@ def step_alone(config: ConfigDict, setup: Setup) -> tuple[GAN, Callable[..., Any
 
 
 def network_costs(gan: GAN, state: GanState, latent_dim: int) -> dict[str, dict[str, float]]:
-    """For `gen` and `dis`: parameters, and FLOPs and bytes of activations of one forward pass, a sample.
+    """Returns, for `gen` and `dis`, the parameters, and the FLOPs and activation bytes of one forward pass, per sample.
 
     Activations are the outputs of `LAYERS`, most of what a backward pass without rematerialisation keeps. With
     packing, D's are those of one packed sample. Nothing is compiled.
@@ -98,7 +101,7 @@ def network_costs(gan: GAN, state: GanState, latent_dim: int) -> dict[str, dict[
 
 
 def _forward(net: nn.Module, state: NetState, inputs: Any) -> tuple[Any, Any]:
-    """The network's output and what each of its layers gives."""
+    """Returns the network's output, and the outputs of each of its layers."""
     output, kept = net.apply(
         state.variables,
         inputs,
@@ -122,7 +125,7 @@ def _network_cost(forward: Callable[..., tuple[Any, Any]], state: NetState, inpu
 
 
 def lopsided(networks: dict[str, dict[str, float]]) -> str:
-    """A warning where one network has more than ten times the other's parameters or FLOPs, else empty."""
+    """Returns a warning if one network has over ten times the other's parameters or FLOPs, else an empty string."""
     for what, unit in (("parameters", "parameters"), ("flops", "FLOPs")):
         gen, dis = (max(networks[name][what], 1.0) for name in ("gen", "dis"))
         if max(gen, dis) > LOPSIDED * min(gen, dis):

@@ -1,4 +1,4 @@
-"""`ganjax evaluate`: judges a run's checkpoint, or images of any origin, against real ones."""
+"""`ganjax evaluate`: compares samples of a run's checkpoint, or images of any origin, with real images."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def evaluate_run(
 ) -> list[Measurement]:
     """Measures `n` samples of a run's checkpoint against the data that it was trained on.
 
+    All processes make samples. The main process evaluates them, and the others return nothing.
+
     Args:
-      workdir: of the run.
-      names: of the measures.
-      n: samples.
+      workdir: folder of the run.
+      names: names of the metrics.
+      n: number of samples.
       seed, weights, step, devices: as in `ganjax.run.sample.sample`.
       features: see `metrics.features.choose`.
 
     Raises:
-      UserError: no run there, unknown names, or measures that do not go with the data.
-
-    All processes make samples; the main one judges them, and the others return nothing.
+      UserError: the folder has no run, names are unknown, or metrics do not fit the data.
     """
     _check(names, n)
     run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
@@ -76,9 +76,9 @@ def evaluate_images(
     Args:
       images: folder or .npz.
       reference: a name of `ganjax.data.load`, with `:SPLIT` where it is not `train`; or a folder or .npz.
-      names: of the measures.
-      n: how many images to take; 0 takes all.
-      seed: of their choice, and of the draws.
+      names: names of the metrics.
+      n: number of images to take; 0 takes all.
+      seed: seed of their choice and of the draws.
       features: see `metrics.features.choose`.
 
     Raises:
@@ -102,7 +102,7 @@ def evaluate_images(
 
 
 def read_reference(reference: str) -> tuple[Dataset, str]:
-    """The real images of a name or a folder, and their split (empty for a folder)."""
+    """Reads the real images of a name or a folder, and their split (empty for a folder)."""
     name, _, split = reference.partition(":")
     if name not in DATASETS and Path(reference).exists():
         return image_folder(Path(reference)), ""
@@ -110,10 +110,10 @@ def read_reference(reference: str) -> tuple[Dataset, str]:
 
 
 class Judge:
-    """Measures samples against one reference; in training it is made once and called often."""
+    """An evaluator that compares samples with one reference. Training makes it once and calls it often."""
 
     def __init__(self, dataset: Dataset, split: str, features: str = "") -> None:
-        """dataset: the real samples; features: see `metrics.features.choose`."""
+        """Sets up the evaluator. `dataset` holds the real samples; for `features` see `metrics.features.choose`."""
         self.dataset, self.split = dataset, split
         self.network: FeatureNetwork = choose(features, dataset)
         self.reals = of_reference(dataset, self.network, split, cache_dir("metrics"))
@@ -129,7 +129,7 @@ class Judge:
         origin: str,
         quick: bool = False,
     ) -> list[Measurement]:
-        """The measures of samples that come in blocks; `quick` leaves out floors, and makes rougher intervals."""
+        """Measures samples that come in blocks; `quick` leaves out floors, and makes rougher intervals."""
         fakes = gather(blocks, self.network)
         case = Case(self.reals, fakes, self.dataset, self.network, seed, rough=quick)
         protocol = Protocol(
@@ -151,7 +151,7 @@ class Judge:
 
 
 def write_results(path: Path, results: Sequence[Measurement]) -> None:
-    """The results as a JSON list."""
+    """Writes the results as a JSON list."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, [result.to_json() for result in results])
@@ -160,7 +160,7 @@ def write_results(path: Path, results: Sequence[Measurement]) -> None:
 
 
 def read_results(path: Path) -> list[Measurement]:
-    """What `write_results` wrote; a `UserError` where it is something else."""
+    """Reads the results that `write_results` wrote. Raises a `UserError` where the file holds something else."""
     try:
         records: Any = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -173,10 +173,10 @@ def read_results(path: Path) -> list[Measurement]:
 
 
 def compare(results: Sequence[Measurement], earlier: Sequence[Measurement]) -> dict[str, float]:
-    """How much larger each number is than the earlier one of its name.
+    """Returns the difference of each number from the earlier one of its name, new minus earlier.
 
     Raises:
-      UserError: a protocol differs, or no name is in both.
+      UserError: a protocol differs, or the two lists have no name in common.
     """
     before = {result.name: result for result in earlier}
     shared = [result for result in results if result.name in before]
@@ -186,7 +186,7 @@ def compare(results: Sequence[Measurement], earlier: Sequence[Measurement]) -> d
 
 
 def table(results: Sequence[Measurement], changes: dict[str, float] | None = None) -> str:
-    """The results for a person: value, interval, floor, and the protocol they share."""
+    """Returns the results as text for a person: value, interval, floor, and the protocol they share."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

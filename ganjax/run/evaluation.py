@@ -1,4 +1,4 @@
-"""Evaluation while a run trains: every so many images, with the best checkpoints kept besides the newest ones."""
+"""Evaluates at regular intervals while a run trains, and keeps the best checkpoints besides the newest ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from ganjax.training.state import GanState
 
 
 class Evaluator:
-    """Measures the averaged weights at log lines, `eval.every_kimg` apart, and keeps `eval.keep_best` checkpoints."""
+    """An evaluator of the averaged weights at log lines, `eval.every_kimg` apart.
+
+    It keeps `eval.keep_best` checkpoints.
+    """
 
     def __init__(
         self,
@@ -36,10 +39,10 @@ class Evaluator:
         *,
         twin: Evaluator | None = None,
     ) -> None:
-        """Nothing is computed before the first evaluation; a `twin` on the same data shares what it computed.
+        """Prepares without any computation; a `twin` on the same data shares what it computed.
 
         Raises:
-          UserError: measures that do not exist, or `eval.best` is not among them.
+          UserError: metrics do not exist, or `eval.best` is not among them.
         """
         options = config.eval
         self._names = [name for name in options.metrics.split(",") if name]
@@ -60,7 +63,7 @@ class Evaluator:
 
     @property
     def judge(self) -> Judge:
-        """Made at its first use."""
+        """The evaluator of samples, made at its first use."""
         if self._twin is not None:
             return self._twin.judge
         if self._judge is None:
@@ -68,7 +71,10 @@ class Evaluator:
         return self._judge
 
     def due(self, step: int, *, last: bool) -> bool:
-        """Whether to evaluate at this log line: the first after each multiple of `eval.every_kimg`, and the last."""
+        """Returns True if an evaluation is due at this log line.
+
+        It is due at the first after each multiple of `eval.every_kimg`, and at the last.
+        """
         every = 1000 * self._options.every_kimg
         if not every:
             return False
@@ -78,7 +84,7 @@ class Evaluator:
     def __call__(self, step: int, state: GanState) -> dict[str, float]:
         """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`.
 
-        All processes make samples; the main one judges them, and the others get nothing.
+        All processes make samples. The main process evaluates them, and the others get nothing.
         """
         blocks = self._sampler.blocks(state.ema, self._options.samples)
         if not processes.is_main():
@@ -101,7 +107,10 @@ class Evaluator:
         return {f"eval/{name}": value for name, value in values.items()}
 
     def _keep(self, step: int, state: GanState, values: Mapping[str, float]) -> None:
-        """Saves the state unless `keep_best` others are better, and removes what is no longer among the best."""
+        """Saves the state unless `keep_best` others are better.
+
+        Removes the checkpoints that are no longer among the best.
+        """
         name = self._options.best
         if name not in values:
             raise UserError(f"eval.best={name!r} is no number of this data; there are {', '.join(values)}.")
@@ -124,7 +133,10 @@ class Evaluator:
 
 
 def _read_index(path: Path, name: str) -> dict[int, float]:
-    """Step to value of what was kept by this measure; empty where it was kept by another, or is not readable."""
+    """Reads step → value of the checkpoints kept by this metric.
+
+    The result is empty if another metric chose them, or the file is damaged.
+    """
     try:
         stored: Any = json.loads(path.read_text())
         return (

@@ -1,4 +1,4 @@
-"""From one sample to the next: spherical paths between latents, or straight ones between styles, and mixed styles."""
+"""Interpolates from one sample to the next: on great arcs between latents, or straight between styles; mixes styles."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def interpolate(
     """Writes a film that goes from the samples of each seed to those of the next, and back to the first.
 
     Args:
-      workdir: of the run.
-      out: ends in .gif, .webp or .mp4.
-      seeds: of the latents, two or more: those of `ganjax sample --seed=…`.
-      steps: frames from one seed to the next.
-      n: images side by side, each on a path of its own; 1 for one large one.
-      frames_per_second: of the film.
+      workdir: folder of the run.
+      out: a path that ends in .gif, .webp or .mp4.
+      seeds: two or more seeds of the latents, as for `ganjax sample --seed=…`.
+      steps: number of frames from one seed to the next.
+      n: number of images side by side, each on a path of its own; 1 for one large image.
+      frames_per_second: speed of the film.
       weights, step, truncation: as for `sample`.
 
     Raises:
@@ -78,13 +78,14 @@ def mix(
     step: int | None = None,
     truncation: float = 1.0,
 ) -> str:
-    """Writes a PNG of mixed styles: each image has the styles up to `side` pixels of its row, finer ones of its column.
+    """Writes a PNG of mixed styles.
 
-    The first column and row show the `n` sources of each, samples of the first and of the second seed; the corner is
-    white. Noise is the row's.
+    Each image has the styles up to `side` pixels of its row, and the finer ones of its column. The first column and row
+    show the `n` sources of each, samples of the first and of the second seed; the corner is white. The noise is that of
+    the row.
 
     Raises:
-      UserError: as `interpolate`, and a run whose generator has no styles.
+      UserError: as `interpolate`, and for a run whose generator has no styles.
     """
     if out.suffix != ".png":
         raise UserError(f"--out takes a file ending in .png with --mix, and got {out.name!r}.")
@@ -120,7 +121,7 @@ def mix(
 
 
 def check_arguments(out: Path | None, seeds: Sequence[int], steps: int, n: int, truncation: float) -> None:
-    """Raises the `UserError` of an argument out of range."""
+    """Raises a `UserError` for an argument out of range."""
     if out is not None and out.suffix not in FORMATS:
         raise UserError(f"--out takes a file ending in .gif, .webp or .mp4, and got {out.name!r}.")
     if out is not None and out.suffix == ".mp4" and not shutil.which("ffmpeg"):
@@ -139,7 +140,7 @@ def check_arguments(out: Path | None, seeds: Sequence[int], steps: int, n: int, 
 
 
 def open_images(workdir: Path, weights: str, step: int | None) -> Run:
-    """The run in `workdir`. Raises `UserError` where it makes points."""
+    """Opens the run in `workdir`. Raises `UserError` where it makes points."""
     run = open_run(workdir, n=1, weights=weights, step=step)
     if run.dataset.images.ndim == 2:
         raise UserError(
@@ -156,7 +157,7 @@ class Keyframe:
 
 
 class Painter:
-    """Images from given latents and styles, uint8, in compiled calls of a fixed size."""
+    """A maker of images, uint8, from given latents and styles, in compiled calls of a fixed size."""
 
     def __init__(self, run: Run, truncation: float) -> None:
         self._run, self._truncation = run, truncation
@@ -173,7 +174,10 @@ class Painter:
         return to_uint8(scales[-1])
 
     def images(self, latents: np.ndarray, labels: np.ndarray | None, offsets: Any = None) -> np.ndarray:
-        """latents [N, Z], labels [N] or None, offsets [N, layers, W] of the styles → uint8 [N, H, W, C]."""
+        """Returns the images, uint8 [N, H, W, C].
+
+        They are made of latents [N, Z], labels [N] or None, and offsets [N, layers, W] of the styles.
+        """
         if self._styled and offsets is None:
             offsets = np.zeros((len(latents), *self._run.build.gan.gen.net.style_shape), np.float32)  # type: ignore[attr-defined]
         parts = []
@@ -185,7 +189,7 @@ class Painter:
         return np.concatenate(parts)
 
     def keyframe(self, seed: int, n: int) -> Keyframe:
-        """Samples 0 … n - 1 of a seed, as `ganjax sample` makes them."""
+        """Returns samples 0 … n - 1 of a seed, as `ganjax sample` makes them."""
         key = stream_key(np.uint32(seed), Stream.SAMPLE)
         latents = np.asarray(self._draw(fold_each(key, jnp.arange(n, dtype=jnp.int32))))
         classes = self._run.build.classes
@@ -194,7 +198,10 @@ class Painter:
         return Keyframe(latents, labels, styles)
 
     def _styles(self, variables: Any, latents: jax.Array, labels: Any) -> jax.Array:
-        """What G's mapping makes of latents, [n, W], before truncation; compiled, nothing else of G is left."""
+        """Returns the styles of latents, [n, W], before truncation.
+
+        Once compiled, nothing is left of G but its mapping.
+        """
         from ganjax.models.stylegan2 import Mapping
 
         _, seen = self._run.build.gan.gen.net.apply(
@@ -209,7 +216,10 @@ class Painter:
         return styles.astype(jnp.float32)
 
     def paths(self, keyframes: Sequence[Keyframe], steps: int) -> np.ndarray:
-        """Images uint8 [frames, n, H, W, C] from each keyframe to the next, `steps` frames each, without the last."""
+        """Returns images uint8 [frames, n, H, W, C] from each keyframe to the next.
+
+        Each path has `steps` frames and leaves out its last.
+        """
         frames = []
         for here, there in itertools.pairwise(keyframes):
             for t in np.arange(steps, dtype=np.float32) / steps:
@@ -231,9 +241,10 @@ class Painter:
 
 
 def spherical(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """The point at share t of the great arc from each vector of a [N, Z] to that of b; lengths change evenly.
+    """Returns the point at share t of the great arc from each vector of a [N, Z] to that of b; lengths change evenly.
 
-    Shoemake 1985; White 2016 for latents of GANs: a straight path would pass through lengths that no sample has.
+    See Shoemake 1985, and White 2016 for latents of GANs: a straight path would pass through lengths that no sample
+    has.
     """
     lengths = [np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
     u, v = (x / np.maximum(length, 1e-12) for x, length in zip((a, b), lengths, strict=True))
@@ -262,7 +273,7 @@ def write_film(out: Path, frames: Sequence[np.ndarray], frames_per_second: int) 
 
 
 def encode_mp4(frames: Sequence[np.ndarray], frames_per_second: int) -> bytes:
-    """H.264 in an .mp4, by ffmpeg. Raises `UserError` where it fails."""
+    """Encodes frames as H.264 in an .mp4, by ffmpeg. Raises `UserError` where it fails."""
     height, width = frames[0].shape[:2]
     kind = "gray" if frames[0].ndim == 2 else "rgb24"
     with tempfile.TemporaryDirectory(prefix="ganjax-") as folder:

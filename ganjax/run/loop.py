@@ -1,4 +1,4 @@
-"""The training loop of a run: dispatch, log, sample, save, and leave in good order."""
+"""The training loop of a run: it dispatches steps, logs, samples, saves, and ends in good order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few 
 
 
 class Loop:
-    """One sitting of a run: from the newest checkpoint to the end or to a signal."""
+    """A sitting of a run: from the newest checkpoint to the end or to a signal."""
 
     watch: Watch
     sampler: Sampler
@@ -61,8 +61,8 @@ class Loop:
         """Restores the newest intact checkpoint, or makes the first state.
 
         Args:
-          config, setup, folder, checkpoints: of the run; the last are open.
-          stop: what ends the sitting early.
+          config, setup, folder, checkpoints: those of the run; the checkpoints are open.
+          stop: the signals that end the sitting early.
           twin: a loop whose compiled programs this one may use: its config differs in traced values only.
           resume_at: the step to restore in place of the newest; 0 is the first state.
         """
@@ -99,7 +99,7 @@ class Loop:
 
     @functools.cached_property
     def update(self) -> parallel.Update:
-        """`calls` steps over all devices."""
+        """The compiled update: `calls` steps over all devices."""
         return parallel.make_update(
             self.build.gan,
             self.build.make_batch,
@@ -113,26 +113,26 @@ class Loop:
 
     @functools.cached_property
     def feed(self) -> Feed:
-        """What the update reads the reals from."""
+        """The feed that the update reads the reals from."""
         return self.setup.feed(self.config, self.calls)
 
     @property
     def ended(self) -> bool:
-        """Whether the run has all its steps, or all the time that `train.max_seconds` gives it."""
+        """True if the run has all its steps, or all the time that `train.max_seconds` gives it."""
         return self._out_of_time or self.step >= self.config.train.steps
 
     def _spend(self) -> None:
-        """Notes at a log line whether the time is up."""
+        """Checks at a log line if the time is up, and records it."""
         limit = self.config.train.max_seconds
         self._out_of_time = limit > 0 and processes.from_main(self.clock.seconds >= limit)
 
     def _begin(self, at: int | None = None, *, anew: bool = False) -> tuple[bool, dict[str, Any]]:
         """Sets step and state as the main process finds them: of the checkpoint `at`, or the newest, or the first.
 
-        The first one it is `anew`, for 0, and where there is no checkpoint.
+        It is the first state with `anew`, for 0, and where there is no checkpoint.
 
         Returns:
-          Whether there was a checkpoint, and its metadata.
+          True if there was a checkpoint, and its metadata.
         """
         found, step, state = None, 0, (first := self.build.init())
         metadata: dict[str, Any] = {}
@@ -170,7 +170,7 @@ class Loop:
         )
 
     def _sitting(self, writer: RunWriter) -> dict[str, Any]:
-        """`run` up to the next remedy, for which it raises `Relapse`."""
+        """Runs up to the next remedy, for which it raises `Relapse`."""
         if self.resumed and self.step % self.config.log.every_steps == 0:
             self._spend()
         if self.ended and (summary := self._completed()):
@@ -220,7 +220,7 @@ class Loop:
         writer.message(self.remedies.told())
 
     def advance(self, writer: RunWriter, until: int) -> None:
-        """Steps up to `until`, or to a signal."""
+        """Makes the steps up to `until`, or to a signal."""
         seed = int(jax.device_get(self.state.hyper["seed"]))  # a remedy may have drawn another
         update = self.update  # made outside of the guard: it places its own arguments
         with self.feed.start(self.step, until, seed) as feed:
@@ -238,18 +238,18 @@ class Loop:
                 self.boundaries(writer)
 
     def logs_at(self, step: int) -> bool:
-        """Whether a log line is due at this step."""
+        """Returns True if a log line is due at this step."""
         return step % self.config.log.every_steps == 0 or step >= self.config.train.steps
 
     def at_boundary(self, step: int) -> bool:
-        """Whether anything is due at this step."""
+        """Returns True if anything is due at this step."""
         config = self.config
         return self.logs_at(step) or not (
             step % config.log.sample_every_steps and step % config.checkpoint.every_steps
         )
 
     def boundaries(self, writer: RunWriter) -> None:
-        """What is due after this call: a log line, a grid, a checkpoint."""
+        """Does all that is due after this call: a log line, a grid, a checkpoint."""
         config, step = self.config, self.step
         if self.at_boundary(step):
             self._check_folder()
@@ -269,7 +269,7 @@ class Loop:
             self.save()
 
     def _check_folder(self) -> None:
-        """Raises a UserError if the workdir is gone: what is written would make a new one, without its run."""
+        """Raises a UserError if the workdir is gone: writing would make a new one, without its run."""
         if processes.is_main() and lock_record(self.folder) != self._lock:
             raise UserError(
                 f"{self.folder} was removed, or is another folder than it was, so the run ends at step {self.step}. "
@@ -312,7 +312,7 @@ class Loop:
                 raise Relapse(Verdict(**bad[0]))
 
     def _tell(self, writer: RunWriter, before: list[Verdict]) -> None:
-        """Says in words what has changed in the monitor's opinion."""
+        """Writes the changes in the monitor's opinion in words."""
         if self.config.monitor.action == "none":
             return
         known = {verdict.name for verdict in before}
@@ -332,7 +332,7 @@ class Loop:
         return self.summarise("diverged")
 
     def save(self, *, block: bool = False) -> None:
-        """A checkpoint of this step, unless the run has diverged."""
+        """Saves a checkpoint of this step, unless the run has diverged."""
         check_faults(self.state, self.folder)
         metadata = {"seconds": self.clock.seconds, **revisions.noted(self.config.model.name)}
         self.checkpoints.save(self.step, self.state, metadata=metadata, block=block)
@@ -341,7 +341,7 @@ class Loop:
                 healthy.save(self.step, self.state, metadata=metadata, block=True)
 
     def _completed(self) -> dict[str, Any]:
-        """The summary of the run that ended at this very step, empty where there is none."""
+        """Returns the summary of the run that ended at this very step, empty where there is none."""
         try:
             summary = json.loads((self.folder / "summary.json").read_text()) if processes.is_main() else {}
         except (OSError, ValueError):

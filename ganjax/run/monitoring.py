@@ -33,10 +33,10 @@ def make_watch(
     *,
     twin: Watch | None = None,
 ) -> Watch:
-    """The monitor of this run; `rows` are those before the step it goes on from.
+    """Makes the monitor of this run; `rows` are those before the step from which the run goes on.
 
-    The probe is taken from an `earlier` one of this run; of a `twin`, a run that shares the program, only what it has
-    compiled is.
+    The probe is taken from an `earlier` monitor of this run. Of a `twin`, the monitor of a run that shares the program,
+    only the compiled program is used.
     """
     probe = None
     if config.monitor.samples:
@@ -52,7 +52,7 @@ def make_watch(
 
 
 def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> Probe:
-    """The probe with its fixed reals, chosen at random once for a seed; with the program of a `twin`.
+    """Makes the probe with its fixed reals, chosen at random once for a seed; a `twin` lends its program.
 
     Raises:
       UserError: `monitor.heldout` names no split.
@@ -84,21 +84,25 @@ def make_probe(config: ConfigDict, setup: Setup, twin: Probe | None = None) -> P
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:
-    """The reference that samples are held to."""
+    """Returns the reference that samples are compared with."""
     images = dataset.images[order[:REFERENCE_IMAGES]]
     scaled = images / np.float32(127.5) - 1.0 if images.dtype == np.uint8 else images / dataset.scale
     return Reference.of(features_of(scaled))
 
 
 def similarity_of(dataset: Dataset) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """MS-SSIM of pairs where the data are images, else None."""
+    """Returns a function for the MS-SSIM of pairs where the data are images, else None."""
     if dataset.images.ndim != 4:
         return None
     return functools.partial(ms_ssim, scales=count_scales(min(dataset.images.shape[1:3])))
 
 
 def held_out(config: ConfigDict) -> Dataset | None:
-    """Reals that D is never shown: another draw of a mixture, `monitor.heldout`, or what goes with the split."""
+    """Returns real samples that D is never trained on.
+
+    They are another draw of a mixture, the split that `monitor.heldout` names, or the held-out split of the training
+    split.
+    """
     data, split = config.data, config.monitor.heldout
     seed = config.seed
     if split == "auto":

@@ -1,8 +1,7 @@
-"""What the monitor does about a run that went wrong: starts anew or goes back, with lower rates and other randomness.
+"""The monitor's remedies for a run that went wrong: a restart or a rollback, with lower rates and another seed.
 
-Each remedy is written to `WORKDIR/remedies.json` before anything is moved, so a crash in the midst of one is finished
-by the next start, and their number is bounded whatever happens. What a failed attempt left goes to
-`WORKDIR/attempts/N`.
+Each remedy is written to `WORKDIR/remedies.json` before anything is moved. So the next start finishes one that a crash
+cut short, and their number is bounded whatever happens. The files of a failed attempt go to `WORKDIR/attempts/N`.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ MOVED = {
 
 @dataclass(frozen=True)
 class Remedy:
-    """One of them.
+    """A remedy: one restart or rollback.
 
     Attributes:
       number: 1, 2, …
       action: `restart_lower_lr` or `rollback_lower_lr`.
-      step: at which the run was left.
-      verdict: what it was left for.
-      evidence: of the verdict.
-      to_step: it goes on from there; 0 is from scratch.
+      step: the step at which the run was left.
+      verdict: the verdict that it was left for.
+      evidence: evidence of the verdict.
+      to_step: the step from which it goes on; 0 is from scratch.
       rate_gen, rate_dis: factors on the config's learning rates from then on.
-      seed: of the run from then on.
+      seed: seed of the run from then on.
     """
 
     number: int
@@ -63,7 +62,7 @@ class Remedy:
 
 
 class Relapse(Exception):
-    """The monitor asks for a remedy; the loop takes it."""
+    """A request of the monitor for a remedy; the loop takes it."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.name)
@@ -71,10 +70,12 @@ class Relapse(Exception):
 
 
 class Remedies:
-    """The remedies of a run, and how many more there may be."""
+    """The remedies of a run, and the number that it may still take."""
 
     def __init__(self, folder: Path, config: ConfigDict, *, owned: bool = True) -> None:
-        """Reads those taken, and finishes one that a crash cut short; a folder that is not `owned` is left alone.
+        """Reads the remedies taken, and finishes one that a crash cut short.
+
+        A folder that is not `owned` is left alone.
 
         Raises:
           UserError: `remedies.json` is damaged.
@@ -88,27 +89,27 @@ class Remedies:
 
     @property
     def active(self) -> bool:
-        """Whether the config asks for actions."""
+        """True if the config asks for actions."""
         return self._options.action in (RESTART, ROLLBACK)
 
     @property
     def available(self) -> bool:
-        """Whether one more may be taken."""
+        """True if one more remedy may be taken."""
         return self.active and len(self.taken) < self._options.max_actions
 
     def begin(
         self, step: int, verdict: Verdict, healthy: Sequence[int], *, dis_ahead: bool = False
     ) -> Remedy:
-        """Records a remedy and moves away what the failed attempt left.
+        """Records a remedy and moves away the files of the failed attempt.
 
         A rollback goes to the newest healthy checkpoint from before `since`, and each further one to an older one, so
         that it leaves the path that failed; without any it is a restart.
 
         Args:
-          step: at which the run is.
-          verdict: why.
+          step: the run's step.
+          verdict: the verdict that calls for the remedy.
           healthy: steps of healthy checkpoints.
-          dis_ahead: whether D was far ahead of G. Then the first remedy cuts D's rate alone, by the square of the
+          dis_ahead: True if D was far ahead of G. Then the first remedy cuts D's rate alone, by the square of the
             factor, for the balance (lessons 4 and 9).
         """
         back = min((r.to_step for r in self.taken if r.action == ROLLBACK), default=step)
@@ -133,14 +134,14 @@ class Remedies:
         return remedy
 
     def _rates_after(self, factor: float, *, dis_only: bool) -> tuple[float, float]:
-        """The next factors on the rates of G and D."""
+        """Returns the next factors on the rates of G and D."""
         gen, dis = (self.taken[-1].rate_gen, self.taken[-1].rate_dis) if self.taken else (1.0, 1.0)
         if dis_only and gen == dis:
             return gen, dis * factor**2
         return gen * factor, dis * factor
 
     def told(self) -> str:
-        """The last remedy in words."""
+        """Returns the last remedy in words."""
         last = self.taken[-1]
         start = f"going back to step {last.to_step}" if last.to_step else "starting anew"
         return (
@@ -150,10 +151,12 @@ class Remedies:
         )
 
     def first_state(self, state: GanState) -> tuple[int, GanState]:
-        """(step, state) to go on from where there is no checkpoint: the first state, or what a remedy goes back to.
+        """Returns (step, state) to go on from where there is no checkpoint.
+
+        The state is the first one, or the one that a remedy goes back to.
 
         Args:
-          state: the first one of the config, on the host or a device.
+          state: the config's first state, on the host or a device.
 
         Raises:
           UserError: the healthy checkpoint is gone.
@@ -169,7 +172,7 @@ class Remedies:
         return remedy.to_step, self._cut(state)
 
     def _cut(self, state: GanState) -> GanState:
-        """The state with the learning rates and the seed of the last remedy."""
+        """Returns the state with the learning rates and the seed of the last remedy."""
         remedy = self.taken[-1]
         factors = {"gen": remedy.rate_gen, "dis": remedy.rate_dis}
         changed = {
@@ -180,7 +183,7 @@ class Remedies:
         )
 
     def _clear_away(self, remedy: Remedy) -> None:
-        """Moves what the attempt left to `attempts/N`; the name appears once all is there."""
+        """Moves the files of the attempt to `attempts/N`. The name appears once all files are there."""
         done = self._folder / ATTEMPTS / f"{remedy.number}"
         if done.exists():
             return
@@ -195,7 +198,7 @@ class Remedies:
 
 
 def read_remedies(path: Path) -> list[Remedy]:
-    """What a run has recorded; a `UserError` where the file is damaged."""
+    """Reads the remedies that a run has recorded. Raises a `UserError` where the file is damaged."""
     try:
         records: Any = json.loads(path.read_text())
         return [Remedy(**record) for record in records]

@@ -39,7 +39,7 @@ SCATTER_POINTS = 2500  # as the protocols for mixtures judge
 
 
 class Sampler:
-    """Images by index: image i of a seed is the same whatever is sampled with it, and on what devices."""
+    """A sampler by index: image i of a seed is the same, whichever other images and devices are used."""
 
     def __init__(
         self,
@@ -52,9 +52,13 @@ class Sampler:
         classes: Sequence[int] = (),
         truncation: float = 1.0,
     ) -> None:
-        """seed: of the latents; the config's by default. classes: see `labels`; all of them by default.
+        """Sets up the sampler.
 
-        truncation: of the latents or styles (`make_latents`, StyleGAN2's ψ); 1 leaves them.
+        Args:
+          config, build, dataset, devices: those of the run.
+          seed: seed of the latents; the config's by default.
+          classes: classes of the samples, see `labels`; all of them by default.
+          truncation: truncation of the latents or styles (`make_latents`, StyleGAN2's ψ); 1 leaves them.
         """
         self._classes = np.asarray(classes or range(build.classes), np.int32)
         self.seed: int = config.seed if seed is None else seed
@@ -72,7 +76,7 @@ class Sampler:
         self._call = parallel.make_generator(self._apply, devices, CHUNK)
 
     def for_seed(self, seed: int) -> Sampler:
-        """The same program for the latents of another seed."""
+        """Returns the same program for the latents of another seed."""
         other = copy.copy(self)
         other.seed = seed
         return other
@@ -85,23 +89,29 @@ class Sampler:
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
-        """Samples 0 … n - 1 at every scale: uint8 [n, r, r, C] each, or float32 [n, 2] in the data's units."""
+        """Returns samples 0 … n - 1 at every scale: uint8 [n, r, r, C] each, or float32 [n, 2] in the data's units."""
         parts = list(self._chunks(variables, n))
         return tuple(np.concatenate(scale)[:n] for scale in zip(*parts, strict=True))
 
     def labels(self, n: int) -> np.ndarray | None:
-        """Classes of samples 0 … n - 1, [n] int32: each in turn, so a grid has a class a column; None without."""
+        """Returns the classes of samples 0 … n - 1, [n] int32, or None without classes.
+
+        They come in turn, so a grid has a class per column.
+        """
         return self._classes[np.arange(n) % len(self._classes)] if len(self._classes) else None
 
     def columns(self, n: int) -> int | None:
-        """Columns of a grid of n samples that has a class in each, as nearly square as may be; None without."""
+        """Returns the number of columns of a grid of n samples with a class in each, or None without classes.
+
+        The grid is as nearly square as possible.
+        """
         if not len(self._classes):
             return None
         repeats = max(1, round(n**0.5 / len(self._classes)))
         return min(n, repeats * len(self._classes))
 
     def blocks(self, variables: Tree, n: int) -> Iterator[np.ndarray]:
-        """Samples 0 … n - 1 at full resolution, some at a time."""
+        """Yields samples 0 … n - 1 at full resolution, some at a time."""
         left = n
         for scales in self._chunks(variables, n):
             yield scales[-1][:left]
@@ -112,10 +122,10 @@ class Sampler:
 
 
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:
-    """A PNG of `n` samples: a grid, or a scatter plot of 2,500 points over the modes of a mixture.
+    """Writes a PNG of `n` samples: a grid, or a scatter plot of 2,500 points over the modes of a mixture.
 
-    With several scales a second picture beside it, `…_scales.png`, shows each of them. All processes make samples,
-    the main one writes them.
+    With several scales, a second picture, `…_scales.png`, shows each of them. All processes make samples, and the main
+    one writes them.
     """
     if dataset.modes is not None:
         assert dataset.std is not None
@@ -133,14 +143,14 @@ def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset
 
 
 def mode_title(points: np.ndarray, dataset: Dataset) -> str:
-    """How many modes the points cover, and the share within 3 standard deviations of one."""
+    """Returns a title: the number of modes that the points cover, and the share within 3 standard deviations of one."""
     assert dataset.modes is not None and dataset.std is not None
     covered, quality = count_modes(points, dataset.modes, dataset.std)
     return f"{covered} of {len(dataset.modes)} modes, {quality:.1%} high quality"
 
 
 def choose_devices(n: int, wanted: int) -> list[jax.Device]:
-    """The devices to make `n` samples on: `wanted`, or as many as have a chunk to do."""
+    """Returns the devices to make `n` samples on: `wanted`, or as many as have a chunk to do."""
     chunks, several = -(-n // CHUNK), processes.count()
     most = wanted or min(chunks, os.cpu_count() or 1)
     parallel.prepare_backend(n, 1, -(-most // several) * several)
@@ -153,12 +163,12 @@ class Run:
     """A run with a checkpoint to sample from.
 
     Attributes:
-      step: of the checkpoint.
-      dataset: that it was trained on.
-      split: of the data set.
-      config, build: of the run.
+      step: step of the checkpoint.
+      dataset: data set that it was trained on.
+      split: split of the data set.
+      config, build: config and build of the run.
       sampler: makes the samples: `run.sampler(run.variables, n)`.
-      variables: of the generator, on the devices.
+      variables: weights of the generator, on the devices.
     """
 
     step: int
@@ -171,7 +181,10 @@ class Run:
 
 
 def checkpoint_folder(workdir: Path, step: int | None) -> Path:
-    """Where the checkpoint of this step lies: among the newest, or only among the best."""
+    """Returns the folder of this step's checkpoint.
+
+    It is the folder of the newest checkpoints, or that of the best ones where the step is only there.
+    """
     usual, best = workdir / "checkpoints", workdir / BEST
     with Checkpointer(usual, keep=0) as newest, Checkpointer(best, keep=0) as kept:
         return best if step is not None and step not in newest.steps() and step in kept.steps() else usual
@@ -188,10 +201,10 @@ def open_run(
     classes: Sequence[int] = (),
     truncation: float = 1.0,
 ) -> Run:
-    """The run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
+    """Opens the run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
     Raises:
-      UserError: no run or checkpoint there, or classes that its networks do not know.
+      UserError: the folder has no run or checkpoint, or the networks do not know the classes.
     """
     from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
     from ganjax.run.setup import prepare
@@ -226,7 +239,7 @@ def open_run(
 
 
 def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tuple[int, GanState]:
-    """(step, state) of a checkpoint, which the main process reads for all."""
+    """Returns (step, state) of a checkpoint, which the main process reads for all processes."""
     if not processes.is_main():
         return processes.from_main(None), processes.state_from_main(build.init())
     with Checkpointer(checkpoint_folder(workdir, step), keep=0) as checkpoints:
@@ -239,9 +252,9 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
 
 
 def write_nearest(path: Path, run: Run, n: int) -> str:
-    """A PNG of `n` pairs, a sample and the training image closest to it in pixels, the closest pairs first.
+    """Writes a PNG of `n` pairs: a sample and the training image closest to it in pixels, the closest pairs first.
 
-    Returns how far apart they are, in words. Raises `UserError` for a run on points.
+    Returns their distances in words. Raises `UserError` for a run on points.
     """
     if run.dataset.images.ndim == 2:
         raise UserError("--nearest compares images, and this run makes points.")
@@ -274,13 +287,13 @@ def sample(
     truncation: float = 1.0,
     nearest: bool = False,
 ) -> str:
-    """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns what was done.
+    """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns a summary of the result.
 
     `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
     the run has any, and an .npz holds `labels`. With `nearest` a PNG shows each sample beside the closest real image.
 
     Raises:
-      UserError: no run or checkpoint there, or an `out` of another kind.
+      UserError: the folder has no run or checkpoint, or `out` is of another kind.
     """
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")

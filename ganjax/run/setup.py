@@ -1,4 +1,4 @@
-"""From a checked config to data, devices and a build, in the order in which mistakes cost least."""
+"""Turns a checked config into data, devices and a build, in the order in which mistakes cost least."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Setup:
 
     Attributes:
       dataset: the whole data set, on the host or, where it streams, on the disk.
-      devices: to run on.
+      devices: devices to run on.
       build: networks, step, first state.
-      scan: whether several steps of a call are a loop on the device.
+      scan: True if several steps of a call are a loop on the device.
     """
 
     dataset: Dataset
@@ -39,11 +39,11 @@ class Setup:
 
     @property
     def convolutions(self) -> str:
-        """Which convolutions the networks have here; those of points have none."""
+        """The kind of convolutions that the networks have here; networks of points have none."""
         return native.describe(self.dataset.images.ndim == 4)
 
     def feed(self, config: ConfigDict, steps: int) -> Feed:
-        """The data of the run, for calls of so many steps."""
+        """Returns the data of the run, for calls of `steps` steps."""
         images, labels = self.dataset.images, self.dataset.labels
         if not isinstance(images, LazyImages):
             return Resident(parallel.replicate((images, labels), self.devices))
@@ -66,12 +66,12 @@ class Setup:
 
 
 def batch_unit(config: ConfigDict) -> int:
-    """A device's share of the batch must be a multiple of this."""
+    """Returns the number of which a device's share of the batch must be a multiple."""
     return config.train.accumulate * config.dis.packing
 
 
 def choose_devices(config: ConfigDict) -> list[jax.Device]:
-    """The devices to train on.
+    """Returns the devices to train on.
 
     Raises:
       UserError: fewer than asked for, or a batch that does not divide among them.
@@ -113,9 +113,9 @@ def load_data(
     split: str | None = None,
     seed: int | None = None,
 ) -> Dataset:
-    """The data set that `config` names; of another split or seed where these are given.
+    """Loads the data set that `config` names; another split or seed is used where these are given.
 
-    Whether `data.delivery=auto` takes it into memory depends on that of the `devices`, all of them by default.
+    With `data.delivery=auto`, the memory of the `devices`, all by default, decides if the data are held in memory.
 
     Raises:
       UserError: see `ganjax.data.load`.
@@ -135,5 +135,8 @@ def load_data(
 
 
 def scans(config: ConfigDict, device: jax.Device) -> bool:
-    """Whether several steps are a loop on the device: convolutions in a loop crawl on CPU, matrix products do not."""
+    """Returns True if several steps are a loop on the device.
+
+    On CPU, convolutions in a loop crawl, matrix products do not.
+    """
     return device.platform != "cpu" or config.model.name == "mlp"

@@ -1,4 +1,4 @@
-"""What `ganjax train` does: a folder, a set-up and the loop."""
+"""`ganjax train`: makes the folder and the set-up, and runs the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ablations: a base recipe, variants of it and seeds, and what they tell with confidence intervals."""
+"""Ablations: a base recipe, variants of it, seeds, and the results with confidence intervals."""
 
 from ganjax.study.config import Study, Variant, grid, one_at_a_time
 

@@ -1,4 +1,4 @@
-"""`ganjax ablate`: runs a study, or goes on with one, and writes what it has found after every few runs."""
+"""`ganjax ablate`: runs or resumes a study, and writes its findings after every few runs."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ PAGE_EVERY = 120.0  # seconds between two pages while a study runs
 
 @dataclass
 class Options:
-    """How to run a study.
+    """The options for running a study.
 
     Attributes:
       executor: `local` runs it in this process, `ray` on a Ray cluster.
-      per_device: runs that a device trains at once; 0 finds out what is fastest.
+      per_device: number of runs that a device trains at once; 0 finds the fastest number.
       shard: (i, n): only the i-th of n parts, for an array of jobs. Runs that share a program lie together, so that a
         part compiles few programs.
-      devices: to use in this process; 0 uses all.
-      retry_failed: whether runs that failed in an earlier sitting are tried again.
+      devices: number of devices to use in this process; 0 uses all.
+      retry_failed: True tries runs again that failed in an earlier sitting.
     """
 
     executor: str = "local"
@@ -54,7 +54,7 @@ class Options:
 
 @dataclass
 class Progress:
-    """Tells how far a study is, and how long it will take."""
+    """A report of a study's progress and of the time that is left."""
 
     total: int
     console: Console = field(default_factory=Console)
@@ -62,7 +62,7 @@ class Progress:
     before: int | None = None
 
     def tell(self, records: Sequence[dict[str, Any]], group: Sequence[Unit]) -> None:
-        """A line for the runs that have just ended."""
+        """Prints a line for the runs that have just ended."""
         done = len(records)
         ran = sum(len(unit.runs) for unit in group)
         self.before = done - ran if self.before is None else self.before
@@ -80,10 +80,10 @@ class Progress:
 
 
 def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
-    """Runs what is left of the study `spec` in `workdir` and returns the records of all runs that have ended.
+    """Runs the rest of the study `spec` in `workdir` and returns the records of all runs that have ended.
 
     Raises:
-      UserError: a study that cannot be run, before anything has; or a folder that holds another study.
+      UserError: the study cannot be run (found before any run), or the folder holds another study.
     """
     study = load_study(spec)
     runs = expand(study)
@@ -116,7 +116,7 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
 
 
 def _may_change(key: str) -> bool:
-    """Whether a study may go on with another value of this key: an option of the base that alters no number."""
+    """Returns True if a study may go on with another value of this key: an option of the base that alters no number."""
     option = BY_KEY.get(key.removeprefix("base."))
     return option is not None and option.runtime and option.key != "train.steps"
 
@@ -130,7 +130,7 @@ def _run(
     devices: Sequence[Any],
     stop: StopSignals,
 ) -> None:
-    """All groups of this shard, by the executor."""
+    """Runs all groups of this shard by the executor."""
     from ganjax.study import calibration, running
 
     progress, last_page = Progress(len(runs)), time.monotonic()
@@ -158,7 +158,7 @@ def _run(
 def write_pages(
     study: Study, runs: Sequence[RunSpec], records: Sequence[dict[str, Any]], workdir: Path, spec: str
 ) -> None:
-    """`results.csv`, `results.md` and `report.html` of what is known."""
+    """Writes `results.csv`, `results.md` and `report.html` from the records so far."""
     metrics = [{"name": name, "better": better} for name, better in study.metrics.items()]
     grouped = any(variant.group for variant in study.variants)
     analysis = analyse(records, metrics, BASE, correct_within="group" if grouped else "study")
@@ -191,7 +191,7 @@ def write_pages(
 
 
 def dry_run(spec: str, *, as_json: bool) -> str:
-    """The runs of a study with their differences from the base, checked, and what they will take."""
+    """Returns the runs of a study, checked, with their differences from the base, and the time they will take."""
     from ganjax.run.dry_run import describe
     from ganjax.run.setup import prepare
 

@@ -1,4 +1,4 @@
-"""What the finished runs of a study say, and what they cannot say.
+"""Analyses the finished runs of a study: the conclusions they support, and those they do not.
 
 Runs of the same seed are pairs. The rules behind `Comparison.verdict`:
 
@@ -40,19 +40,19 @@ Metric = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one variant against the base, on the seeds that both have.
+    """A comparison of a variant with the base in one metric, on the seeds that both have.
 
     Attributes:
       pairs: seeds at which both have a value.
       failed: seeds at which either run failed; they count in `improvement` and `p`, not in `difference`.
       difference: mean of variant - base, in the metric's unit; None where there are no pairs.
-      interval: 95 %, of `difference`; None where pairs < 2.
+      interval: 95 % interval of `difference`; None where pairs < 2.
       effect, effect_interval: the same in standard deviations of the base, positive is better; None where the base
         does not vary.
-      improvement: chance that a run of the variant beats one of the base, a failed run beaten by all that did not fail
-        and ties counting half (Mann & Whitney's area; Agarwal et al. 2021); None without runs.
-      p: two-sided, uncorrected; None where there is nothing to test.
-      p_corrected: after Holm, over the comparisons of this metric.
+      improvement: the chance that a run of the variant beats one of the base, a failed run beaten by all that did not
+        fail and ties counting half (Mann & Whitney's area; Agarwal et al. 2021); None without runs.
+      p: two-sided p-value, uncorrected; None where there is nothing to test.
+      p_corrected: p-value after Holm, over the comparisons of this metric.
       test: `signs`, `t` or `ranks`; empty where there is nothing to test.
       detectable: the difference, in standard deviations of the base, that so many independent pairs show four times out
         of five after correction; None where pairs < 2.
@@ -75,16 +75,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is known of a variant.
+    """The findings about one variant.
 
     Attributes:
-      name, group: as in the records.
-      base: whether it is the base.
+      name, group: those of the records.
+      base: True if it is the base.
       differences: option → (the base's value, its own).
       runs, completed, diverged, failed, collapsed: counts; `failed` are those that ended with an error.
-      failure_interval, collapse_interval: 95 % (Wilson 1927), of the share of runs that diverged or failed, and of
-        those that collapsed; None without runs.
-      seconds: median over completed runs, None without.
+      failure_interval, collapse_interval: 95 % intervals (Wilson 1927) of the share of runs that diverged or failed,
+        and of those that collapsed; None without runs.
+      seconds: median time of completed runs, None without any.
       cost: `seconds` as a multiple of the base's.
       metrics: name → spread.
       comparisons: name → comparison; empty for the base.
@@ -111,13 +111,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study, analysed.
+    """The analysis of a study.
 
     Attributes:
       metrics: `{"name": …, "better": "higher" | "lower"}`, the primary one first.
       base: name of the base.
       variants: the base first, then in the order of the records.
-      comparisons: how many comparisons the p-values of a metric are corrected for; of the largest group, where each
+      comparisons: number of comparisons that a metric's p-values are corrected for; of the largest group, where each
         group is a family of its own.
       corrected_within: `study` or `group`.
     """
@@ -134,7 +134,7 @@ class Analysis:
         return self.metrics[0]["name"]
 
     def to_json(self) -> dict[str, Any]:
-        """Dicts, lists, numbers and None."""
+        """Returns the analysis as dicts, lists, numbers and None."""
         return asdict(self)
 
 
@@ -157,7 +157,7 @@ class _Runs:
         return {seed for seed, record in self.by_seed.items() if record["status"] != "completed"}
 
     def values(self, metric: str) -> dict[int, float]:
-        """seed → value, of the completed runs that have a finite one."""
+        """Returns seed → value, of the completed runs that have a finite value."""
         found = {
             seed: (record.get("metrics") or {}).get(metric)
             for seed, record in self.by_seed.items()
@@ -166,7 +166,7 @@ class _Runs:
         return {s: float(v) for s, v in found.items() if v is not None and math.isfinite(float(v))}
 
     def ranked(self, metric: str, sign: float) -> np.ndarray:
-        """Values turned so that higher is better, -inf for each failed run."""
+        """Returns the values turned so that higher is better, -inf for each failed run."""
         values = [sign * value for value in self.values(metric).values()]
         return np.array(values + [-math.inf] * len(self.failed_seeds))
 
@@ -183,7 +183,7 @@ def analyse(
     """Compares each variant with the base.
 
     Args:
-      records: of finished runs, as in `results.jsonl`; of two with the same variant and seed the later one counts.
+      records: records of finished runs, as in `results.jsonl`; of two with one variant and seed the later one counts.
         Values that are None or not finite are missing.
       metrics: name and direction (`higher` or `lower`), the primary one first; at least one.
       base: the variant that the others are compared with. It may have no runs yet.
@@ -259,7 +259,7 @@ class _Evidence:
 
 
 def _compare_all(variants: Sequence[_Runs], base: _Runs, metric: Metric) -> list[Comparison]:
-    """Comparisons that are corrected together."""
+    """Compares all variants with the base in one metric; the comparisons are corrected together."""
     evidence = [_evidence(runs, base, metric, len(variants)) for runs in variants]
     corrected = inference.holm([found.p for found in evidence])
     return [_comparison(found, p, len(variants)) for found, p in zip(evidence, corrected, strict=True)]
@@ -316,7 +316,7 @@ def _comparison(found: _Evidence, p_corrected: float | None, comparisons: int) -
 
 
 def _verdict(found: _Evidence, interval: Interval | None, p: float | None, visible: float | None) -> str:
-    """By the rules at the head of this module."""
+    """Returns the verdict by the rules at the head of this module."""
     pairs = len(found.differences)
     if pairs + len(found.failed) < FEWEST:
         return TOO_FEW

@@ -1,4 +1,4 @@
-"""How many runs a device should train at once: measured on the base of the study, once, and kept in its folder."""
+"""Chooses the number of runs per device, by trial on the study's base. The choice is kept in the study's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ SECONDS = 30.0  # a size that needs more than this for one call is out of the qu
 
 
 def per_device(base: Sequence[RunSpec], devices: Sequence[jax.Device], workdir: Path) -> int:
-    """Runs of the base that a device trains at once: what was chosen before in this folder, or the best by trial."""
+    """Returns the number of base runs that a device trains at once.
+
+    It is the earlier choice in this folder, or the best by trial.
+    """
     path = workdir / FILE
     try:
         return int(json.loads(path.read_text())["per_device"])
@@ -53,7 +56,10 @@ def per_device(base: Sequence[RunSpec], devices: Sequence[jax.Device], workdir: 
 
 
 def steps_per_second(run: RunSpec, devices: Sequence[jax.Device], size: int) -> float:
-    """Steps of all runs together, with `size` copies of the run on each device; the median of some calls."""
+    """Returns the steps per second of all runs, with `size` copies of the run on each device.
+
+    It is the median of some calls.
+    """
     config = run.config
     dataset = load_data(config)
     made = build(config, dataset, axis_name=None)

@@ -1,4 +1,4 @@
-"""What a study says of the claims it was made for, and of stopping a run at the first spike of a loss (lesson 2)."""
+"""Judges the claims a study was made for, and the practice of stopping a run at a loss's first spike (lesson 2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OPPOSITE = {"better": "worse", "worse": "better"}
 
 @dataclass(frozen=True)
 class Claim:
-    """A variant about which something is claimed.
+    """A claim about a variant.
 
     Attributes:
-      group, variant: as in the records.
-      claim: in a sentence; may be empty.
+      group, variant: those of the records.
+      claim: the claim in a sentence; may be empty.
       expected: `better` or `worse` than the base.
       verdict: `confirmed`, `refuted`, `no effect seen` or `too few seeds`.
     """
@@ -39,7 +39,7 @@ class Claim:
 
 
 def judge_claims(analysis: Analysis, records: Iterable[Record]) -> list[Claim]:
-    """The claims of the variants that expect something, in the order of the analysis, by the primary metric."""
+    """Returns the claims of variants with an expectation, in the order of the analysis, by the primary metric."""
     told = {record["variant"]: record for record in records}
     found = []
     for variant in analysis.variants:
@@ -59,12 +59,12 @@ def judge_claims(analysis: Analysis, records: Iterable[Record]) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Stopping:
-    """Stopping at the first spike of a loss against going on, over all runs that were completed.
+    """The results of stopping at the first spike of a loss against going on, over all runs that were completed.
 
     Attributes:
-      runs: with two evaluations or more.
-      spiked: of them, those in which a loss jumped before the last evaluation.
-      lost: of these, those that ended better than where they would have been stopped.
+      runs: number of runs with two evaluations or more.
+      spiked: number of them in which a loss jumped before the last evaluation.
+      lost: number of these that ended better than where they would have been stopped.
       at_spike, at_end: median of the metric at the last evaluation before the spike (the first one where there is none
         before), and at the end, over the runs that spiked; None without any.
       correlation: Spearman's ρ of each loss and the metric, turned so that more is better, over the evaluations of a
@@ -80,12 +80,12 @@ class Stopping:
 
 
 def stopping(runs: Iterable[Sequence[Row]], metric: str, *, higher: bool) -> Stopping:
-    """See `Stopping`.
+    """Compares stopping at the first spike of a loss with going on; see `Stopping`.
 
     Args:
-      runs: the rows of `metrics.jsonl` of each.
+      runs: the rows of `metrics.jsonl` of each run.
       metric: its name without `eval/`.
-      higher: whether more of it is better.
+      higher: True if more of it is better.
     """
     sign = 1.0 if higher else -1.0
     count, ends = 0, []
@@ -117,7 +117,10 @@ def stopping(runs: Iterable[Sequence[Row]], metric: str, *, higher: bool) -> Sto
 
 
 def first_spike(rows: Sequence[Row]) -> int | None:
-    """The step of the first log line at which a loss is `SPIKE` robust standard deviations off its earlier median."""
+    """Returns the step of the first log line with a spike of a loss.
+
+    A spike is `SPIKE` robust standard deviations off the loss's earlier median.
+    """
     for at in range(BEFORE, len(rows)):
         for name in LOSSES:
             earlier = [float(row[name]) for row in rows[:at] if row.get(name) is not None]
@@ -132,7 +135,7 @@ def first_spike(rows: Sequence[Row]) -> int | None:
 
 
 def spearman(x: Sequence[Any], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; None where one does not vary, or for fewer than three pairs."""
+    """Returns Spearman's rank correlation; None where one side does not vary, or for fewer than three pairs."""
     if len(x) < 3 or np.ptp(np.asarray(x, np.float64)) == 0 or np.ptp(y) == 0:
         return None
     from scipy.stats import spearmanr
@@ -141,7 +144,7 @@ def spearman(x: Sequence[Any], y: Sequence[float]) -> float | None:
 
 
 def claims_table(claims: Sequence[Claim], stopped: Stopping | None, metric: str) -> str:
-    """Both as Markdown."""
+    """Returns the claims and the results of stopping as Markdown."""
     lines = []
     if claims:
         lines += ["| Lesson | Variant | Claim | Expected | Found |", "|---|---|---|---|---|"]
@@ -154,7 +157,7 @@ def claims_table(claims: Sequence[Claim], stopped: Stopping | None, metric: str)
 
 
 def stopping_words(stopped: Stopping, metric: str) -> list[str]:
-    """Sentences about stopping at a spike."""
+    """Returns sentences about stopping at a spike."""
     rho = ", ".join(
         f"{'–' if value is None else f'{value:+.2f}'} for `{name}`"
         for name, value in stopped.correlation.items()

@@ -37,14 +37,14 @@ SETS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing to compare with the base.
+    """A variant of the base, to compare with it.
 
     Attributes:
-      name: unique in the study.
+      name: name, unique in the study.
       changes: option → value.
-      group: variants that belong together in tables, a lesson for example.
-      expected: what the claim under test says of it: `better` or `worse` than the base, or nothing.
-      claim: that claim in a sentence.
+      group: name of the variants that belong together in tables, a lesson for example.
+      expected: the claim under test: `better` or `worse` than the base, or empty.
+      claim: the same claim in a sentence.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What `get_study` returns.
+    """A study, as `get_study` returns it.
 
     Attributes:
-      title: of the page.
+      title: title of the page.
       base: the recipe that all is compared with.
-      variants: of it; the base itself is a run of its own and is not listed.
+      variants: variants of the base; the base itself is a run of its own and is not listed.
       seeds: each variant is run with each of them.
       metrics: numbers that count, the first most, as `ganjax evaluate` names them.
       better: `higher` or `lower` for each metric.
       kimg: thousand real images that D sees in a run; or
-      seconds: of training in a run, where kimg is 0. Such runs are not trained side by side.
-      evaluations: points of the curves over training, the end included.
-      samples: of each evaluation.
+      seconds: training time of a run, where kimg is 0. Such runs are not trained side by side.
+      evaluations: number of points of the curves over training, the end included.
+      samples: number of samples of each evaluation.
     """
 
     title: str
@@ -84,18 +84,18 @@ class Study:
 
     @property
     def primary(self) -> str:
-        """The number that decides."""
+        """The metric that decides."""
         return next(iter(self.metrics))
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a study.
+    """The specification of one run of a study.
 
     Attributes:
-      variant: what it is a run of.
-      seed: of the run.
-      config: complete and checked.
+      variant: name of the variant that it is a run of.
+      seed: seed of the run.
+      config: config, complete and checked.
       differences: option → (base's value, this one's), the seed left out.
     """
 
@@ -106,12 +106,12 @@ class RunSpec:
 
     @property
     def folder(self) -> str:
-        """Below the study's folder."""
+        """The run's folder, below the study's folder."""
         return f"runs/{slug(self.variant.name)}/seed_{self.seed}"
 
 
 def one_at_a_time(options: Mapping[str, Sequence[Value]], *, group: str = "") -> list[Variant]:
-    """A variant for each value of each option, all else as in the base."""
+    """Returns a variant for each value of each option, all else as in the base."""
     return [
         Variant(f"{key.rpartition('.')[2]}={value}", {key: value}, group=group)
         for key, values in options.items()
@@ -120,7 +120,7 @@ def one_at_a_time(options: Mapping[str, Sequence[Value]], *, group: str = "") ->
 
 
 def grid(options: Mapping[str, Sequence[Value]], *, group: str = "") -> list[Variant]:
-    """A variant for each combination of the values."""
+    """Returns a variant for each combination of the values."""
     return [
         Variant(
             ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in zip(options, values, strict=True)),
@@ -135,7 +135,7 @@ def load_study(spec: str) -> Study:
     """Runs `get_study` of the file `FILE[:ARG]`.
 
     Raises:
-      UserError: no such file, no `get_study`, or a study that cannot be.
+      UserError: there is no such file, it has no `get_study`, or the study is impossible.
     """
     study = load_file(spec, "get_study", Study)
     assert isinstance(study, Study)
@@ -144,10 +144,10 @@ def load_study(spec: str) -> Study:
 
 
 def expand(study: Study) -> list[RunSpec]:
-    """All runs: the base first, then the variants in their order, each with every seed.
+    """Returns all runs: the base first, then the variants in their order, each with every seed.
 
     Raises:
-      UserError: a variant that is impossible, by name; nothing has been run then.
+      UserError: a variant is impossible; the message names it. Nothing has been run then.
     """
     base = _with_changes(study, Variant(BASE, {}), study.seeds[0])
     flat = _compared(base)
@@ -167,7 +167,7 @@ def expand(study: Study) -> list[RunSpec]:
 
 
 def resolved(study: Study, runs: Sequence[RunSpec]) -> dict[str, Any]:
-    """The study as JSON, by which a folder knows it again."""
+    """Returns the study as JSON, by which a folder recognises it."""
     return {
         "title": study.title,
         "metrics": dict(study.metrics),
@@ -185,12 +185,12 @@ def resolved(study: Study, runs: Sequence[RunSpec]) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """A name as a part of a path: `lr × 4` is `lr_x_4`."""
+    """Turns a name into a part of a path: `lr × 4` becomes `lr_x_4`."""
     return re.sub(r"[^a-z0-9.=-]+", "_", name.lower().replace("×", "x").replace("½", "half")).strip("_.")
 
 
 def _compared(config: ConfigDict) -> dict[str, Any]:
-    """The flat config without what differs by the seed or follows from the budget."""
+    """Returns the flat config without options that differ by the seed or follow from the budget."""
     flat = flatten(config)
     own = {"seed", "train.steps", "checkpoint.every_steps", "monitor.every_steps", "eval.every_kimg"}
     own |= {"log.every_steps", "log.sample_every_steps"}
@@ -215,7 +215,7 @@ def _with_changes(study: Study, variant: Variant, seed: int) -> ConfigDict:
 
 
 def _set_budget(study: Study, config: ConfigDict) -> None:
-    """Steps, log lines and evaluations of a run, from the budget in images or seconds."""
+    """Sets steps, log lines and evaluations of a run from the budget in images or seconds."""
     images = config.train.batch_size * config.train.dis_steps
     if study.kimg:
         wanted = max(1, round(study.kimg * 1000 / images))
@@ -239,7 +239,7 @@ def _set_budget(study: Study, config: ConfigDict) -> None:
 
 
 def _check(study: Study) -> None:
-    """Raises a `UserError` for what makes no study."""
+    """Raises a `UserError` for an invalid study."""
     names = [variant.name for variant in study.variants]
     doubles = {slug(name) for name in names if [slug(n) for n in (BASE, *names)].count(slug(name)) > 1}
     problems = [

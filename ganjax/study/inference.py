@@ -1,4 +1,4 @@
-"""Intervals, tests and verdicts for a handful of seeds. `statistics.py` says by which rules."""
+"""Intervals, tests and verdicts for a handful of seeds. `analysis.py` states the rules."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Spread:
-    """One metric of one variant, over its runs that ended well and have a value.
+    """The distribution of one metric over a variant's runs that ended well and have a value.
 
     Attributes:
-      n: values.
+      n: number of values.
       mean, median: None where n = 0.
       std: sample standard deviation, None where n < 2.
-      interval: 95 %, of the mean; None where n < 2.
+      interval: 95 % interval of the mean; None where n < 2.
     """
 
     n: int
@@ -51,12 +51,12 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def alike(x: np.ndarray) -> bool:
-    """Whether [n] values differ by no more than rounding; true of none and of one."""
+    """Returns True if [n] values differ by no more than rounding; also for no value and for one."""
     return not len(x) or bool(np.ptp(x) <= 1e-9 * float(np.abs(x).max()))
 
 
 def mean_interval(x: np.ndarray) -> Interval | None:
-    """95 % interval of the mean of float64 [n] values; None where n < 2, a point where all are alike."""
+    """Returns the 95 % interval of the mean of float64 [n] values; None where n < 2, a point where all are alike."""
     n = len(x)
     if n < 2:
         return None
@@ -78,7 +78,7 @@ def mean_interval(x: np.ndarray) -> Interval | None:
 
 
 def share_interval(count: int, of: int) -> Interval | None:
-    """95 % interval of the share count / of (Wilson 1927); None where `of` is 0."""
+    """Returns the 95 % interval of the share count / of (Wilson 1927); None where `of` is 0."""
     if not of:
         return None
     found = stats.binomtest(count, of).proportion_ci(method="wilson")
@@ -86,7 +86,10 @@ def share_interval(count: int, of: int) -> Interval | None:
 
 
 def improvement(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """Share of all pairs of [n] and [m] values in which ours is higher, ties counting half; None without values."""
+    """Returns the share of pairs of [n] and [m] values in which ours is higher.
+
+    Ties count half. The result is None without values.
+    """
     if not len(ours) or not len(theirs):
         return None
     a, b = ours[:, None], theirs[None, :]
@@ -94,7 +97,7 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def test_pairs(differences: np.ndarray, comparisons: int) -> tuple[float, str] | None:
-    """Two-sided p-value of [n] differences that are not alike, and `signs` or `t`; None where n < 2.
+    """Returns the two-sided p-value of [n] differences that are not alike, and `signs` or `t`; None where n < 2.
 
     Random signs are used where their smallest p-value, 2^(1 - n), passes the correction for so many comparisons.
     """
@@ -110,7 +113,10 @@ def test_pairs(differences: np.ndarray, comparisons: int) -> tuple[float, str] |
 
 
 def test_ranks(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str] | None:
-    """Two-sided p-value of the rank sum of [n] against [m] values, -inf for failed runs; None where one is empty."""
+    """Returns the two-sided p-value of the rank sum of [n] against [m] values, and the test's name.
+
+    Failed runs have the value -inf. The result is None where one side is empty.
+    """
     if not len(ours) or not len(theirs):
         return None
     ranks = stats.rankdata(np.concatenate([ours, theirs]))
@@ -132,7 +138,10 @@ def test_ranks(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str] | None
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number (Holm 1979); None, for nothing to test, stays and is not counted."""
+    """Returns p-values corrected for their number (Holm 1979).
+
+    None means nothing to test; it stays and is not counted.
+    """
     order = sorted((value, index) for index, value in enumerate(p) if value is not None)
     corrected: list[float | None] = [None] * len(p)
     reached = 0.0
@@ -144,9 +153,10 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 @functools.cache
 def detectable(pairs: int, comparisons: int) -> float | None:
-    """The difference, in standard deviations of one variant, that a paired t-test finds with a chance of `POWER`.
+    """Returns the smallest difference that a paired t-test finds with a chance of `POWER`.
 
-    Pairs are taken to be independent, and the correction to be the strictest that Holm's has. None where pairs < 2.
+    The difference is in standard deviations of one variant. Pairs are taken to be independent, and the correction to be
+    the strictest that Holm's has. The result is None where pairs < 2.
     """
     if pairs < 2:
         return None
@@ -163,7 +173,7 @@ def detectable(pairs: int, comparisons: int) -> float | None:
 
 
 def lasts(differences: np.ndarray) -> bool:
-    """Whether a t-test of [n ≥ 3] differences still finds them without any one of them."""
+    """Returns True if a t-test of [n ≥ 3] differences finds them without any one of them."""
     for index in range(len(differences)):
         rest = np.delete(differences, index)
         if not alike(rest) and stats.ttest_1samp(rest, 0.0).pvalue >= ALPHA:

@@ -1,4 +1,4 @@
-"""The page of a study: which variant helps, how sure that is, and what the runs looked like."""
+"""The page of a study: the variants that help, the certainty of that, and samples of the runs."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def write_study_page(
     """Writes the page of a study, finished or not.
 
     Args:
-      path: of the HTML file.
+      path: path of the HTML file.
       title: the study's name.
-      records: of the finished runs, as in `results.jsonl`.
+      records: records of the finished runs, as in `results.jsonl`.
       analysis: `Analysis.to_json()` of `ganjax.study.analysis`.
       curves: a metric over images for each run; runs and metrics may be missing.
       grids: a PNG of the median seed (`median_seed` in the analysis) for each variant that has one.
-      planned: runs of the whole study; None means as many as are finished.
-      description: what the study asks, shown below the title.
-      command: which makes or resumes it.
-      claims: `ganjax.study.claims.Claim`s, what was expected and what was found.
+      planned: number of runs of the whole study; None means as many as are finished.
+      description: the study's question, shown below the title.
+      command: the command that makes or resumes the study.
+      claims: `ganjax.study.claims.Claim`s, the expected and the found results.
       stopped: sentences about stopping at a spike of a loss.
 
     Raises:
@@ -113,7 +113,7 @@ def _data(analysis: Mapping[str, Any], curves: Curves) -> dict[str, Any]:
 
 
 def _bands(runs: Mapping[int, Mapping[str, Curve]], metric: str) -> dict[str, Any] | None:
-    """All runs of a variant on one axis of images: the median, the middle half and each seed."""
+    """Puts all runs of a variant on one axis of images: the median, the middle half and each seed."""
     series = {
         seed: np.array(
             sorted((x, y) for x, y in of[metric] if y is not None and math.isfinite(y)), np.float64
@@ -144,7 +144,7 @@ def _bands(runs: Mapping[int, Mapping[str, Curve]], metric: str) -> dict[str, An
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-    """Five digits are more than a screen shows; None for NaN."""
+    """Rounds values to five digits, more than a screen shows; NaN becomes None."""
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
@@ -154,7 +154,7 @@ def _mark(verdict: str) -> dict[str, str]:
 
 
 def _findings(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Which variants got which verdict in the primary metric."""
+    """Returns the variants of each verdict in the primary metric."""
     primary = analysis["metrics"][0]["name"]
     found: dict[str, list[str]] = {verdict: [] for verdict in MARKS}
     for variant in analysis["variants"]:
@@ -168,7 +168,7 @@ def _groups(analysis: Mapping[str, Any]) -> list[str]:
 
 
 def _table(analysis: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
-    """Rows of the table of one metric: variants, and a heading where the group changes."""
+    """Returns the rows of one metric's table: variants, and a heading where the group changes."""
     rows: list[dict[str, Any]] = []
     group = None
     for variant in analysis["variants"]:
@@ -208,7 +208,7 @@ def _row(variant: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _differences(differences: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(option, the base's value, the variant's)."""
+    """Returns (option, the base's value, the variant's value)."""
     return [(key, words.option(was), words.option(now)) for key, (was, now) in differences.items()]
 
 
@@ -217,7 +217,7 @@ def _share(part: int, of: int) -> str:
 
 
 def _limits(analysis: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What so many seeds can show in the primary metric."""
+    """Returns the differences that so many seeds can show in the primary metric."""
     primary = analysis["metrics"][0]["name"]
     found = [v["comparisons"][primary] for v in analysis["variants"] if primary in v["comparisons"]]
     sizes = sorted(c["detectable"] for c in found if c["detectable"] is not None and c["pairs"] >= FEWEST)
@@ -253,7 +253,7 @@ def _grids(
 def _health(
     analysis: Mapping[str, Any], rows: Sequence[Record], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What the monitor saw, and what the runs cost, for each variant."""
+    """Returns the monitor's findings and the runs' costs, for each variant."""
     return [
         {
             "name": variant["name"],

@@ -1,4 +1,4 @@
-"""From the runs of a study to units of work: which of them train side by side, on what size of device axis."""
+"""Splits the runs of a study into units of work: the runs that train side by side, on a size of device axis."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RESULT = "result.json"  # in the folder of a run that has ended
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Runs that one device trains together, a pure function of the study: the same however it is run.
+    """The runs that one device trains together. They are a pure function of the study, however it is run.
 
     Attributes:
-      number: of the unit in the study.
-      program: what its runs share, with those of other units too.
-      runs: at most as many as a device takes.
-      alone: whether it is an ordinary run, on as many devices as it asks for.
+      number: number of the unit in the study.
+      program: the program that its runs share, with runs of other units too.
+      runs: runs, at most as many as a device takes.
+      alone: True if it is an ordinary run, on as many devices as it asks for.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Unit:
 
 
 def make_units(runs: Sequence[RunSpec], per_device: int) -> list[Unit]:
-    """The runs, as even parts of at most `per_device` of those that share a program, in the order of the study."""
+    """Splits the runs that share a program into even units of at most `per_device`, in the order of the study."""
     programs: dict[str, list[RunSpec]] = {}
     for run in runs:
         programs.setdefault(program_of(run.config), []).append(run)
@@ -51,7 +51,7 @@ def make_units(runs: Sequence[RunSpec], per_device: int) -> list[Unit]:
 
 
 def in_groups(units: Sequence[Unit], devices: int) -> list[list[Unit]]:
-    """Units that share a program and a size, at most one a device: what runs in one call."""
+    """Groups units that share a program and a size, at most one a device; a group runs in one call."""
     groups: list[list[Unit]] = []
     for unit in units:
         last = groups[-1] if groups else []
@@ -64,7 +64,10 @@ def in_groups(units: Sequence[Unit], devices: int) -> list[list[Unit]]:
 
 
 def in_shard(groups: Sequence[list[Unit]], i: int, n: int) -> list[list[Unit]]:
-    """The i-th of n even parts. Groups of a program lie side by side, so that a part compiles as few as can be."""
+    """Returns the i-th of n even parts.
+
+    Groups of a program lie together, so that a part compiles as few as possible.
+    """
     return list(groups[len(groups) * i // n : len(groups) * (i + 1) // n])
 
 
@@ -72,7 +75,7 @@ def check_sizes(runs: Sequence[RunSpec]) -> None:
     """Builds the networks of every program, without compiling anything.
 
     Raises:
-      UserError: a variant whose networks, data or sizes do not fit, by name.
+      UserError: the networks, data or sizes of a variant do not fit; the message names it.
     """
     seen: set[str] = set()
     sets: dict[str, Any] = {}
@@ -91,7 +94,7 @@ def check_sizes(runs: Sequence[RunSpec]) -> None:
 
 
 def record_of(run: RunSpec, workdir: Path) -> dict[str, Any] | None:
-    """The line of `results.jsonl` of a run that has ended, None for another."""
+    """Returns the line of `results.jsonl` of a run that has ended, or None for another."""
     try:
         found: Any = json.loads((workdir / run.folder / RESULT).read_text())
     except (OSError, ValueError):
@@ -100,7 +103,7 @@ def record_of(run: RunSpec, workdir: Path) -> dict[str, Any] | None:
 
 
 def forget_failures(runs: Sequence[RunSpec], workdir: Path) -> None:
-    """Takes the results of failed runs away, so that these are tried again; what diverged stays."""
+    """Removes the results of failed runs, so that these are tried again. Results of diverged runs stay."""
     for run in runs:
         record = record_of(run, workdir)
         if record is not None and record["status"] == "failed":
@@ -108,7 +111,7 @@ def forget_failures(runs: Sequence[RunSpec], workdir: Path) -> None:
 
 
 def to_task(run: RunSpec) -> dict[str, Any]:
-    """The run as JSON, for a worker of another process."""
+    """Returns the run as JSON, for a worker of another process."""
     return {
         "variant": dataclasses.asdict(run.variant),
         "seed": run.seed,
@@ -118,14 +121,17 @@ def to_task(run: RunSpec) -> dict[str, Any]:
 
 
 def from_task(task: dict[str, Any]) -> RunSpec:
-    """What `to_task` was given."""
+    """Returns the run that `to_task` was given."""
     config = unflatten(flatten(task["config"]))
     differences = {key: (was, now) for key, (was, now) in task["differences"].items()}
     return RunSpec(Variant(**task["variant"]), task["seed"], config, differences)
 
 
 def _side_by_side(run: RunSpec) -> bool:
-    """Whether runs of this kind can share a device: nothing acts on one of them alone, and none asks for more."""
+    """Returns True if runs of this kind can share a device.
+
+    Then nothing acts on one of them alone, and none asks for more.
+    """
     config = run.config
     acts = config.monitor.action in (RESTART, ROLLBACK)
     streams = config.data.delivery == "streaming"

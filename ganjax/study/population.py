@@ -43,7 +43,7 @@ Run = tuple[ConfigDict, Path]
 
 @dataclasses.dataclass
 class Member:
-    """A run of the population; `summary` once it has ended."""
+    """A run of the population; it has a `summary` once it has ended."""
 
     loop: Loop
     writer: RunWriter
@@ -52,16 +52,16 @@ class Member:
 
 
 class Population:
-    """Trains units of runs, a unit on each device, in one program. Use it in a `with` block.
+    """A population: units of runs, one unit on each device, trained in one program. Use it in a `with` block.
 
     Args:
       units: (config, folder) of the runs on each device, at most as many units as devices; None keeps the place of a
         run that has ended before. The configs are checked, are for one device, and share a program.
       devices: one for each unit.
-      stop: what ends the sitting early.
+      stop: the signals that end the sitting early.
 
     Raises:
-      UserError: a folder that cannot be used, or data that cannot be read.
+      UserError: a folder cannot be used, or the data cannot be read.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Population:
         )
 
     def _open(self, runs: Mapping[tuple[int, int], Run], stack: contextlib.ExitStack) -> list[Member]:
-        """All members, at the newest step that all of them have saved."""
+        """Opens all members, at the newest step that all of them have saved."""
         for config, folder in runs.values():
             opened = stack.enter_context(
                 Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
@@ -120,7 +120,7 @@ class Population:
         return members
 
     def run(self) -> list[dict[str, Any]]:
-        """Trains to the end or a signal; the summary of each member, in their order; they are on disk as well."""
+        """Trains to the end or a signal. Returns the members' summaries in their order; they are on disk as well."""
         loop = self.members[0].loop
         step = loop.step
         states = self._stacked([member.loop.state for member in self.members], step)
@@ -142,7 +142,7 @@ class Population:
         return [self._conclude(member) for member in self.members]
 
     def _hand_over(self, step: int, states: Tree, *, due: bool) -> None:
-        """Gives each member its state and its numbers since the last time, and lets it do what is due."""
+        """Gives each member its state and its numbers since the last time, and lets it do its due tasks."""
         host, rows, moved = jax.device_get((states, self._pending, self._moved))
         self._pending.clear()
         self._moved = {}
@@ -179,7 +179,7 @@ class Population:
         return member.loop.summarise("completed" if member.loop.ended else self._stop.reason)
 
     def _grid(self, values: Sequence[Tree]) -> Tree:
-        """Every leaf [D, K, …], or [D, …] where K is 1, with the values in their places; a free one has the first."""
+        """Stacks values to leaves [D, K, …], or [D, …] where K is 1; a free place has the first value."""
         placed = {member.place: value for member, value in zip(self.members, values, strict=True)}
         rows = [[placed.get((i, j), values[0]) for j in range(self._size)] for i in range(len(self._devices))]
         stack = lambda *x: np.stack(x)
@@ -192,7 +192,7 @@ class Population:
         return parallel.divide(dataclasses.replace(self._grid(host), step=steps), self._devices)
 
     def _data(self) -> Tree:
-        """The reals: one copy on each device, or each member's own."""
+        """Returns the reals: one copy on each device, or each member's own."""
         sets = [member.loop.setup.dataset for member in self.members]
         if not self._own_data:
             return parallel.replicate((sets[0].images, sets[0].labels), self._devices)
@@ -208,7 +208,7 @@ class Population:
 
 
 def _setup(config: ConfigDict, device: jax.Device, twin: Setup | None) -> Setup:
-    """Data and build of a member; those of a `twin` where they are the same."""
+    """Makes the data and build of a member, or takes those of a `twin` where they are the same."""
     if twin is not None and config.data.name not in MIXTURES:
         return dataclasses.replace(twin, build=twin.build.for_config(config))
     dataset = load_data(config)
@@ -224,7 +224,7 @@ def _setup(config: ConfigDict, device: jax.Device, twin: Setup | None) -> Setup:
 
 
 def common_step(checkpoints: Sequence[Checkpointer], template: Tree) -> int:
-    """The newest step that all have intact; 0 where there is none."""
+    """Returns the newest step that all have intact; 0 where there is none."""
     shared = set.intersection(*(set(saved.steps()) for saved in checkpoints))
     for step in sorted(shared, reverse=True):
         try:

@@ -1,4 +1,4 @@
-"""A study on a Ray cluster, or on all GPUs of a workstation: each unit is a task that gets one device.
+"""Runs a study on a Ray cluster, or on all GPUs of a workstation: each unit is a task that gets one device.
 
 Ray schedules, and starts a task again where its worker died; the runs then go on from their checkpoints. The workers
 write to the study's folder, so on several machines it lies on a file system that all of them see.
@@ -23,10 +23,10 @@ POLL_SECONDS = 1.0
 def run_units(
     units: Sequence[Unit], workdir: Path, stop: StopSignals, ended: Callable[[Sequence[Unit]], None]
 ) -> None:
-    """Every unit as a task of the cluster at `RAY_ADDRESS`, or of one that is started here.
+    """Runs every unit as a task of the cluster at `RAY_ADDRESS`, or of one that is started here.
 
     Raises:
-      UserError: Ray is not installed, or no cluster is to be had.
+      UserError: Ray is not installed, or no cluster can be reached.
     """
     try:
         import ray
@@ -57,7 +57,7 @@ def run_units(
 
 
 def _device(resources: dict[str, float]) -> dict[str, Any]:
-    """What a task asks Ray for: a GPU or a TPU chip where the cluster has any, else a core."""
+    """Returns the resources that a task asks Ray for: a GPU or a TPU chip where the cluster has any, else a core."""
     if resources.get("GPU"):
         return {"num_gpus": 1}
     if resources.get("TPU"):
@@ -66,7 +66,7 @@ def _device(resources: dict[str, float]) -> dict[str, Any]:
 
 
 def _work(tasks: list[dict[str, Any]], program: str, alone: bool, folder: str) -> None:
-    """In a worker: trains a unit, or what an earlier try has left of it."""
+    """Trains a unit, in a worker, or the part of it that an earlier try has left."""
     from ganjax.study import running
 
     unit = Unit(0, program, tuple(from_task(task) for task in tasks), alone)
@@ -75,7 +75,7 @@ def _work(tasks: list[dict[str, Any]], program: str, alone: bool, folder: str) -
 
 
 def _settle(ray: Any, reference: Any, unit: Unit, workdir: Path) -> None:
-    """The end of a task: its runs have their results, or the reason why not becomes theirs."""
+    """Ends a task: its runs have their results, or get the reason of its failure as their result."""
     from ganjax.study import running
 
     try:

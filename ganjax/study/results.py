@@ -1,4 +1,4 @@
-"""What a study has found so far, read from the folders of its runs: records, curves and pictures."""
+"""Reads the findings of a study from the folders of its runs: records, curves and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = "results.jsonl"
 
 
 def collect(runs: Sequence[RunSpec], workdir: Path) -> list[dict[str, Any]]:
-    """The records of the runs that have ended, in the order of the study; `results.jsonl` is written with them."""
+    """Writes `results.jsonl` and returns its records: those of the runs that have ended, in the order of the study."""
     records = [record for run in runs if (record := record_of(run, workdir)) is not None]
     lines = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(workdir / RESULTS, lines.encode(), "results")
@@ -26,7 +26,7 @@ def collect(runs: Sequence[RunSpec], workdir: Path) -> list[dict[str, Any]]:
 def curves(
     records: Sequence[Mapping[str, Any]], metrics: Sequence[str], workdir: Path
 ) -> dict[str, dict[int, dict[str, list[tuple[int, float]]]]]:
-    """variant → seed → metric → [(images, value), …] over training."""
+    """Returns variant → seed → metric → [(images, value), …] over training."""
     found: dict[str, dict[int, dict[str, list[tuple[int, float]]]]] = {}
     for record in records:
         rows = read_rows(workdir / record["folder"] / "metrics.jsonl")
@@ -43,7 +43,7 @@ def curves(
 
 
 def picture(record: Mapping[str, Any], workdir: Path) -> Path | None:
-    """The last grid of samples of a run; None where it left none."""
+    """Returns the last grid of samples of a run; None where it left none."""
     grids = sorted((workdir / record["folder"] / "samples").glob("step_*.png"))
     whole = [path for path in grids if not path.stem.endswith("_scales")]
     return whole[-1] if whole else None

@@ -1,4 +1,4 @@
-"""Runs the units of a study and keeps what comes of each run in its folder.
+"""Runs the units of a study and keeps the result of each run in its folder.
 
 A run that has ended has `result.json`; `results.jsonl` is made of these, in the order of the study, so a study that was
 killed ends with the same lines as an unbroken one.
@@ -32,15 +32,15 @@ FAILURES = "failures.log"  # in a run's folder: the trace of an error that is no
 
 
 def prepare_devices(devices: int = 0) -> list[jax.Device]:
-    """The devices that units share: all of them, a CPU device a core; or the first `devices`."""
+    """Returns the devices that units share: all of them, on CPU one per core; or the first `devices`."""
     parallel.prepare_backend(1, 1, devices or os.cpu_count() or 1)
     return jax.devices()[: devices or None]
 
 
 def run_group(group: Sequence[Unit], workdir: Path, devices: Sequence[jax.Device], stop: StopSignals) -> None:
-    """Trains the runs of some units that have not ended, side by side, and writes the result of each that ends.
+    """Trains the runs of some units that have not ended, side by side, and writes the result of each run that ends.
 
-    What goes wrong with a run is its result; only a signal leaves runs without one.
+    An error in a run is its result. Only a signal leaves runs without one.
     """
     for unit in group:
         for run in unit.runs:
@@ -70,7 +70,7 @@ def run_group(group: Sequence[Unit], workdir: Path, devices: Sequence[jax.Device
 
 
 def _sharing(group: Sequence[Unit]) -> int:
-    """How many runs share the machine while this group trains."""
+    """Returns the number of runs that share the machine while this group trains."""
     return sum(len(unit.runs) for unit in group)
 
 
@@ -80,7 +80,7 @@ def _alone(run: RunSpec, workdir: Path) -> None:
 
 
 def record_failure(run: RunSpec, workdir: Path, error: Exception) -> None:
-    """The result of a run that ended in an error; one that it has already stays."""
+    """Writes the result of a run that ended in an error; a result that it has already stays."""
     if record_of(run, workdir) is not None:
         return
     folder = workdir / run.folder
@@ -93,9 +93,9 @@ def record_failure(run: RunSpec, workdir: Path, error: Exception) -> None:
 
 
 def _take_result(run: RunSpec, workdir: Path, sharing: int) -> bool:
-    """Writes the result of a run whose summary says that it has ended; whether it has one now.
+    """Writes the result of a run whose summary says that it has ended. Returns True if the run now has one.
 
-    What it cost is the time on its clock divided among the runs that were `sharing` the machine.
+    Its cost is the time on its clock divided among the runs that were `sharing` the machine.
     """
     if record_of(run, workdir) is not None:
         return True
@@ -154,7 +154,10 @@ def run_units(
     stop: StopSignals,
     ended: Callable[[Sequence[Unit]], None],
 ) -> None:
-    """Every group in turn, in this process; `ended` is called after each. What was compiled goes with its program."""
+    """Runs every group in turn, in this process, and calls `ended` after each.
+
+    Compiled code is dropped with its program.
+    """
     program = ""
     for group in groups:
         if stop:

@@ -17,7 +17,10 @@ COLUMNS = ("variant", "group", "seed", "base", "status", "reason", "steps", "ima
 
 
 def describe(analysis: Analysis) -> str:
-    """The study as Markdown: a table of the primary metric, what so many seeds can tell, and the other metrics."""
+    """Returns the study as Markdown.
+
+    It has a table of the primary metric, the limits of so many seeds, and the other metrics.
+    """
     primary = analysis.metrics[0]
     lines = [
         f"Primary metric: `{_cell(primary['name'])}`, {primary['better']} is better. Means over seeds, 95 % intervals; "
@@ -44,7 +47,7 @@ def _joined(*parts: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line that cannot end its cell or begin markup of its own."""
+    """Returns the text as one line that cannot end its cell or begin markup of its own."""
     plain = " ".join(str(text).split())
     for mark in ("\\", "|", "`", "*", "_", "<", "["):
         plain = plain.replace(mark, "&lt;" if mark == "<" else "\\" + mark)
@@ -80,7 +83,7 @@ def _row(variant: Variant, metric: str) -> str:
 
 
 def _limits(analysis: Analysis) -> list[str]:
-    """What so many seeds can show."""
+    """Returns sentences about the differences that so many seeds can show."""
     found = [c for v in analysis.variants if (c := v.comparisons.get(analysis.primary))]
     seen = [c.detectable for c in found if c.detectable is not None and c.pairs >= FEWEST]
     if not seen:
@@ -126,10 +129,10 @@ def _others(analysis: Analysis) -> list[str]:
 
 
 def to_csv(records: Iterable[Mapping[str, Any]], metrics: Sequence[Mapping[str, str]]) -> str:
-    """One line a run: what it was, how it ended, its metrics, `verdicts` joined by `; `, `differences` as JSON.
+    """Returns one line a run: variant, end, metrics, `verdicts` joined by `; `, `differences` as JSON.
 
     Args:
-      records: as for `analyse`.
+      records: records as for `analyse`.
       metrics: their names become columns, after which come all others that any record has.
     """
     rows = list(records)

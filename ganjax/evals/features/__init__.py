@@ -1,4 +1,4 @@
-"""Feature networks: what turns samples into the features and logits that measures are made of.
+"""Feature networks: they turn samples into the features and logits that metrics are computed from.
 
 Samples are uint8 images [N, H, W, C], or float points [N, 2], which are their own features.
 """
@@ -34,10 +34,10 @@ class FeatureNetwork:
 
     Attributes:
       name: `points`, a shipped classifier, `stacked_digits`, `inception`, or a file.
-      sha256: of its weights, in hex; empty for `points`.
-      resize: how images are brought to its size.
+      sha256: hash of its weights, in hex; empty for `points`.
+      resize: the method that brings images to its size.
       run: samples [N, …] → features [N, D] and logits [N, K], or None where it has no classes.
-      modes: logits → the class of each sample, int32 [N]; None where classes are no modes of the data.
+      modes: logits → the class of each sample, int32 [N]; None where classes are not the modes of the data.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FeatureNetwork:
 
 
 def choose(name: str, dataset: Dataset) -> FeatureNetwork:
-    """The feature network `name`, or the one that goes with the data where it is empty.
+    """Returns the feature network `name`, or the one that belongs to the data set where `name` is empty.
 
     Args:
       name: a data set with a shipped classifier, or the .npz of another classifier; `inception` or
@@ -57,7 +57,7 @@ def choose(name: str, dataset: Dataset) -> FeatureNetwork:
       dataset: the real samples.
 
     Raises:
-      UserError: nothing of that name, or nothing that goes with the data.
+      UserError: no feature network has that name, or none belongs to the data set.
     """
     if dataset.images.ndim == 2:
         if name not in ("", "points"):
@@ -78,7 +78,10 @@ def choose(name: str, dataset: Dataset) -> FeatureNetwork:
 
 
 def of_classifier(classifier: Classifier, name: str, *, stacked: bool = False) -> FeatureNetwork:
-    """The layer before the logits of a classifier, [N, 128]; with `stacked`, of each of three channels, [N, 384]."""
+    """Returns a network whose features are the layer before a classifier's logits, [N, 128].
+
+    If `stacked`, it joins the features of three channels, [N, 384].
+    """
     height, _, channels = classifier.shape
 
     def apply(variables: Tree, block: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -112,7 +115,10 @@ def of_classifier(classifier: Classifier, name: str, *, stacked: bool = False) -
 
 
 def of_inception(resize: str, path: str, shape: Sequence[int]) -> FeatureNetwork:
-    """FID's network, [N, 2048] and 1,008 logits without bias, for images of any size and of 1 or 3 channels."""
+    """Returns FID's network: features [N, 2048] and 1,008 logits without bias.
+
+    Images have any size and 1 or 3 channels.
+    """
     variables, sha256 = inception.load_inception(path)
     if shape[2] not in (1, 3):
         raise UserError(f"Inception takes images of 1 or 3 channels, and got {shape[2]}.")
@@ -138,16 +144,16 @@ def sharded(
     shape: Sequence[int],
     block: int = BLOCK,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`apply` in one compiled call over all local devices, for any number of images.
+    """Returns a function that runs `apply` over all local devices in one compiled call, for any number of images.
 
     Args:
       apply: (variables, uint8 [n, *shape]) → two arrays [n, …].
-      variables: put on every device once.
-      shape: of an image.
-      block: images a device.
+      variables: first argument of `apply`, put on every device once.
+      shape: shape of an image.
+      block: images per device in one call.
 
     Returns:
-      uint8 [N, *shape] → the two arrays for all N, on the host.
+      A function: uint8 [N, *shape] → the two arrays for all N, on the host.
     """
     mesh = Mesh(np.array(jax.local_devices()), ("devices",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())

@@ -1,4 +1,4 @@
-"""Small classifiers of a data set's own classes: whose mode is this sample, and what features does it have.
+"""Small classifiers of a data set's own classes: they give the mode that a sample belongs to, and its features.
 
 Images are uint8 [N, H, W, C] in [0, 255] of the size the classifier was trained on. The shipped weights were made by
 `python -m ganjax.evals.features.train_classifier --data=NAME --out=FILE`; their metadata holds the rest of that
@@ -36,7 +36,9 @@ SHIPPED = {
 
 
 class Net(nn.Module):
-    """Stages of two 3×3 convolutions and a 2×2 max pooling, each twice as wide, down to 4 pixels or fewer.
+    """A classifier network: stages of two 3×3 convolutions and a 2×2 max pooling, down to 4 pixels or fewer.
+
+    Each stage is twice as wide as the one before.
 
     Images above 16 pixels first meet a 5×5 convolution of stride 2. The features are a dense layer of 128.
     """
@@ -47,7 +49,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """images: [N, H, W, C] in [-1, 1]; returns features [N, 128] and logits [N, classes], float32."""
+        """Returns features [N, 128] and logits [N, classes], float32, of images [N, H, W, C] in [-1, 1]."""
 
         def activated(x: jax.Array) -> jax.Array:
             return nn.relu(Norm("batch", train)(x))
@@ -80,8 +82,8 @@ class Classifier:
     Attributes:
       net: the network.
       variables: its weights and batch statistics, float32.
-      metadata: how it was made, from its file.
-      sha256: of the file, in hex.
+      metadata: the settings it was trained with, from its file.
+      sha256: hash of the file, in hex.
     """
 
     net: Net
@@ -91,30 +93,30 @@ class Classifier:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return self.net.classes
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images it takes."""
+        """The shape (H, W, C) of the images that the classifier takes."""
         height, width, channels = self.metadata["shape"]
         return height, width, channels
 
     @property
     def accuracy(self) -> float:
-        """On images that it was not trained on, from 0 to 1."""
+        """The accuracy on images that the classifier was not trained on, from 0 to 1."""
         return float(self.metadata["accuracy"])
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, C] → float32 [N, classes]; any N, in blocks of one size."""
+        """Returns the logits, float32 [N, classes], of uint8 [N, H, W, C]; any N, in blocks of one size."""
         return self._run(images)[1]
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, C] → float32 [N, 128], the layer before the logits, not negative."""
+        """Returns the features, float32 [N, 128], of uint8 [N, H, W, C]: the layer before the logits, not negative."""
         return self._run(images)[0]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, C] → the likeliest class, int32 [N]."""
+        """Returns the likeliest class, int32 [N], of each image in uint8 [N, H, W, C]."""
         return self.logits(images).argmax(axis=1).astype(np.int32)
 
     def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,10 +137,10 @@ class Classifier:
 
 
 def stacked_modes(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """The mode 100a + 10b + c of images whose channels are three digits (Metz et al. 2017).
+    """Returns the mode 100a + 10b + c of images whose channels are three digits (Metz et al. 2017).
 
     Args:
-      classifier: of single digits.
+      classifier: a classifier of single digits.
       images: uint8 [N, H, W, 3].
 
     Returns:
@@ -153,13 +155,13 @@ def stacked_modes(classifier: Classifier, images: np.ndarray) -> np.ndarray:
 
 
 def load_classifier(name: str) -> Classifier:
-    """A shipped classifier, or one that `train_classifier` wrote.
+    """Loads a shipped classifier, or one that `train_classifier` wrote.
 
     Args:
       name: one of `SHIPPED`, whose file must have the sha256 stated there, or the path of an .npz file.
 
     Raises:
-      UserError: neither, or the file is damaged or another one than was shipped.
+      UserError: `name` is neither, or the file is damaged or is not the one that was shipped.
     """
     if name in SHIPPED:
         path = WEIGHTS / f"{name}.npz"
@@ -184,7 +186,7 @@ def load_classifier(name: str) -> Classifier:
 
 
 def pack(net: Net, variables: Tree, metadata: dict[str, Any]) -> bytes:
-    """The bytes of an .npz file: the same for the same arguments. Kernels are rounded to float16."""
+    """Returns the bytes of an .npz file, the same for the same arguments. Kernels are rounded to float16."""
     arrays = {
         key: np.asarray(value, np.float16 if value.ndim > 1 else np.float32)
         for key, value in flatten_dict(variables, sep="/").items()
@@ -196,7 +198,10 @@ def pack(net: Net, variables: Tree, metadata: dict[str, Any]) -> bytes:
 
 
 def unpack(content: bytes, origin: str) -> Classifier:
-    """The classifier whose file has these bytes; a `UserError` names `origin` where they are none."""
+    """Makes the classifier from the bytes of its file.
+
+    Raises a `UserError` that names `origin` where they are no classifier.
+    """
     try:
         file = read_npz(io.BytesIO(content))
         metadata = json.loads(str(file.pop("metadata")))

@@ -1,7 +1,7 @@
-"""The Inception network of FID in Flax, and its weights from PyTorch's file of them.
+"""The Inception network of FID in Flax, and the conversion of its weights from PyTorch's file.
 
-Szegedy et al. 2016, "Rethinking the Inception Architecture", as trained in 2015 with 1,008 classes and taken by Heusel
-et al. 2017: pooling averages leave the border out, and the last block pools by maxima.
+Szegedy et al. 2016, "Rethinking the Inception Architecture", as trained in 2015 with 1,008 classes and used by Heusel
+et al. 2017: average pooling leaves the border out, and the last block pools by maxima.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESIZES = ("tf1", "pytorch")
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, batch normalisation folded into `scale` and `bias`, and ReLU."""
+    """A layer: a convolution without bias, batch normalisation folded into `scale` and `bias`, and ReLU."""
 
     features: int
     size: tuple[int, int] = (1, 1)
@@ -41,7 +41,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]."""
+        """Returns the layer's output for x [N, H, W, I]."""
         padding = "VALID" if self.valid else [((n - 1) // 2,) * 2 for n in self.size]
         shape = (self.features,)
         y = nn.Conv(
@@ -59,30 +59,33 @@ class ConvNorm(nn.Module):
 
 
 def conv(name: str, features: int, *size: int, down: bool = False) -> ConvNorm:
-    """A `ConvNorm`: 1×1 by default, n×n for one size, h×w for two; `down` halves without padding."""
+    """Makes a `ConvNorm`: 1×1 by default, n×n for one size, h×w for two; `down` halves the sides, without padding."""
     kernel = (1, 1) if not size else (size[0], size[-1])
     return ConvNorm(features, kernel, 2 if down else 1, down, name=name)
 
 
 def average(x: jax.Array) -> jax.Array:
-    """3×3 means with stride 1, of what lies within the image."""
+    """Returns the 3×3 means of x with stride 1; a window at the border averages only the pixels within the image."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def maximum(x: jax.Array, stride: int = 2) -> jax.Array:
-    """3×3 maxima; with stride 1 the size stays."""
+    """Returns the 3×3 maxima of x; with stride 1 the size stays."""
     return nn.max_pool(x, (3, 3), (stride, stride), "VALID" if stride == 2 else "SAME")
 
 
 class Mixed(nn.Module):
-    """A block of parallel branches; `kind` is a letter of the public implementations, `width` what varies in it."""
+    """A block of parallel branches.
+
+    `kind` is its letter in the public implementations; `width` is the width that varies.
+    """
 
     kind: str
     width: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [N, H, W, I]."""
+        """Returns the block's output for x [N, H, W, I]."""
         branches = {"A": self._a, "B": self._b, "C": self._c, "D": self._d, "E": self._e}[self.kind]
         return jnp.concatenate(branches(x), axis=-1)
 
@@ -135,11 +138,11 @@ BLOCKS = {
 
 
 class Inception(nn.Module):
-    """The whole network; layers carry the names that PyTorch's file gives them."""
+    """The whole Inception network; its layers carry the names that PyTorch's file gives them."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x: [N, 299, 299, 3] in [-1, 1]; returns features [N, 2048] and logits without bias [N, 1008]."""
+        """Returns features [N, 2048] and logits without bias [N, 1008] of x [N, 299, 299, 3] in [-1, 1]."""
         x = conv("Conv2d_1a_3x3", 32, 3, down=True)(x)
         x = ConvNorm(32, (3, 3), valid=True, name="Conv2d_2a_3x3")(x)
         x = maximum(conv("Conv2d_2b_3x3", 64, 3)(x))
@@ -152,10 +155,10 @@ class Inception(nn.Module):
 
 
 def preprocess(images: jax.Array, resize: str) -> jax.Array:
-    """uint8 [N, H, W, 1 or 3] → float32 [N, 299, 299, 3] in about [-1, 1].
+    """Returns the network's input, float32 [N, 299, 299, 3] in about [-1, 1], of images uint8 [N, H, W, 1 or 3].
 
-    `tf1`: bilinear without the half-pixel shift and (x − 128) / 128, as the network was first used. `pytorch`:
-    half-pixel centres and 2x / 255 − 1. Neither smooths before it shrinks.
+    `tf1` is bilinear without the half-pixel shift, then (x − 128) / 128, as the network was first used. `pytorch` has
+    half-pixel centres, then 2x / 255 − 1. Neither smooths before it shrinks.
     """
     x = images.astype(jnp.float32)
     x = jnp.broadcast_to(x, (*x.shape[:3], 3))
@@ -166,7 +169,10 @@ def preprocess(images: jax.Array, resize: str) -> jax.Array:
 
 
 def bilinear(size: int, target: int, *, half_pixel: bool) -> np.ndarray:
-    """The float32 matrix [target, size] of bilinear interpolation along one axis; places outside are clamped."""
+    """Returns the float32 matrix [target, size] of bilinear interpolation along one axis.
+
+    Places outside are clamped.
+    """
     shift = 0.5 if half_pixel else 0.0
     places = np.clip((np.arange(target) + shift) * (size / target) - shift, 0, size - 1)
     low = np.floor(places).astype(int)
@@ -179,14 +185,14 @@ def bilinear(size: int, target: int, *, half_pixel: bool) -> np.ndarray:
 
 @functools.cache
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter, by names joined with slashes."""
+    """Returns the shape of every parameter, by names joined with slashes."""
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     variables: Any = jax.eval_shape(Inception().init, jax.random.key(0), image)
     return {name: leaf.shape for name, leaf in flatten_dict(variables["params"], sep="/").items()}
 
 
 def convert(arrays: Arrays, origin: str) -> dict[str, Any]:
-    """Flax's variables of PyTorch's state_dict; batch normalisation becomes a scale and a bias.
+    """Converts PyTorch's state_dict to Flax's variables; batch normalisation becomes a scale and a bias.
 
     Raises:
       UserError: a layer is missing or of another shape.
@@ -216,14 +222,14 @@ def convert(arrays: Arrays, origin: str) -> dict[str, Any]:
 
 
 def load_inception(path: str = "") -> tuple[dict[str, Any], str]:
-    """The variables of `Inception` and the sha256, in hex, of their file.
+    """Returns the variables of `Inception`, and the sha256, in hex, of their file.
 
     Args:
-      path: of the weights, in any format of `weight_files`; empty takes PyTorch's public file, from
+      path: file of the weights, in any format of `weight_files`; empty takes PyTorch's public file, from
         `~/.cache/ganjax/inception` ($XDG_CACHE_HOME), downloaded there once unless GANJAX_OFFLINE is set.
 
     Raises:
-      UserError: it cannot be had, is damaged or another file. Nothing in it is run.
+      UserError: the file cannot be had, is damaged, or is another file. Nothing in it is run.
     """
     file = Path(path).expanduser() if path else _cached()
     try:
@@ -237,14 +243,14 @@ def load_inception(path: str = "") -> tuple[dict[str, Any], str]:
 
 
 def check_hash(content: bytes, expected: str, origin: str) -> None:
-    """Raises a `UserError` unless the content has this sha256."""
+    """Raises a `UserError` unless the content has the sha256 `expected`."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise UserError(f"{origin} is damaged or another file: expected sha256 {expected}, found {found}.")
 
 
 def _cached() -> Path:
-    """The public file, downloaded if it is not there."""
+    """Returns the path of the public file, which is downloaded if it is not there."""
     file = cache_dir("inception") / URL.rpartition("/")[2]
     if file.exists():
         return file

@@ -40,7 +40,7 @@ WEIGHT_DECAY = 1e-3
 
 
 def jittered(keys: jax.Array, images: jax.Array, strength: float) -> jax.Array:
-    """Each image turned, stretched and shifted a little, in proportion to `strength`; float [N, H, W, C], N keys."""
+    """Turns, stretches and shifts each image a little, in proportion to `strength`; float [N, H, W, C], N keys."""
     height, width = images.shape[1:3]
     draws = Draws(keys, 5)
 
@@ -59,7 +59,11 @@ def jittered(keys: jax.Array, images: jax.Array, strength: float) -> jax.Array:
 
 
 def make_update(net: Net, optimizer: Optimizer, learning_rate: float, strength: float) -> Any:
-    """(variables, optimiser state, key, step, images uint8, labels) → the first two one step on, and the loss."""
+    """Makes a training step.
+
+    It takes (variables, optimiser state, key, step, images uint8, labels) and returns the first two one step on, and
+    the loss.
+    """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(
@@ -90,7 +94,7 @@ def make_update(net: Net, optimizer: Optimizer, learning_rate: float, strength: 
 def train(
     net: Net, data: Dataset, *, epochs: int, batch_size: int, learning_rate: float, jitter: float, seed: int
 ) -> Tree:
-    """Variables of `net` after Adam with decoupled weight decay, a short warm-up and a cosine to zero."""
+    """Trains `net` by Adam with decoupled weight decay, a short warm-up and a cosine to zero; returns its variables."""
     assert data.labels is not None
     steps_per_epoch = max(1, len(data) // batch_size)
     steps = epochs * steps_per_epoch
@@ -121,7 +125,7 @@ def train(
 
 
 def load_splits(arguments: argparse.Namespace) -> tuple[Dataset, Dataset]:
-    """The images to fit and those to test on.
+    """Loads the images to fit and those to test on.
 
     Raises:
       UserError: the data cannot be had or has no labels.
@@ -166,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, writes `arguments.out` and prints the accuracy."""
+    """Trains the classifier, writes `arguments.out` and prints the accuracy."""
     if arguments.out.suffix != ".npz":
         raise UserError(f"--out takes a file ending in .npz, and got {arguments.out.name!r}.")
     if not arguments.fit_split:
@@ -210,7 +214,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 for success, 2 for bad input."""
+    """Runs the command; returns 0 for success, 2 for bad input."""
     try:
         run(make_parser().parse_args(argv))
     except UserError as error:

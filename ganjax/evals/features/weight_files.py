@@ -1,7 +1,7 @@
-"""Weights from files of PyTorch (both formats), .safetensors and .npz, without PyTorch and without running a pickle.
+"""Reads weights from files of PyTorch (both formats), .safetensors and .npz, without PyTorch. No pickle is run.
 
-A pickle names the functions that make its objects. Here a name is looked up in a list of a few, and what stands for it
-are functions of this file; any other name ends the reading before anything is called.
+A pickle names the functions that make its objects. Here each name is looked up in a short list, which gives functions
+of this file in its place. Any other name ends the reading before anything is called.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STORAGES = {
 
 
 class _Refused(Exception):
-    """Something that is not plain weights."""
+    """An error: the file holds something that is not plain weights."""
 
 
 class _Storage:
@@ -48,7 +48,7 @@ class _Storage:
 
 
 class _Tensor:
-    """A view of a storage."""
+    """A tensor of PyTorch: a view of a storage."""
 
     def __init__(
         self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -92,7 +92,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows only the names in `ALLOWED`."""
+    """An unpickler that knows only the names in `ALLOWED`."""
 
     def __init__(self, file: Any, storage: Callable[[Any], _Storage] | None = None) -> None:
         super().__init__(file, encoding="latin1")
@@ -110,13 +110,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_weights(path: Path) -> Arrays:
-    """The arrays of a file of weights by name.
+    """Reads the arrays of a file of weights, by name.
 
     Args:
-      path: ending in .npz or .safetensors; anything else is taken for PyTorch's, in its zip or its old format.
+      path: a file that ends in .npz or .safetensors; any other is taken for PyTorch's, in its zip or its old format.
 
     Raises:
-      UserError: it cannot be read, is damaged, or holds anything but plain weights. Nothing in it is run.
+      UserError: the file cannot be read, is damaged, or holds anything but plain weights. Nothing in it is run.
     """
     try:
         content = path.read_bytes()
@@ -126,7 +126,7 @@ def read_weights(path: Path) -> Arrays:
 
 
 def parse_weights(content: bytes, origin: str) -> Arrays:
-    """`read_weights` of the bytes of a file named `origin`."""
+    """Reads the arrays from the bytes of a file named `origin`, as `read_weights` does."""
     try:
         if origin.endswith(".npz"):
             return read_npz(io.BytesIO(content))
@@ -142,7 +142,7 @@ def parse_weights(content: bytes, origin: str) -> Arrays:
 
 
 def _zip_format(content: bytes) -> Arrays:
-    """PyTorch ≥ 1.6: a zip with `NAME/data.pkl` and the values of each storage in `NAME/data/KEY`."""
+    """Reads PyTorch ≥ 1.6: a zip with `NAME/data.pkl`, and the values of each storage in `NAME/data/KEY`."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (pickled,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         folder = pickled.rpartition("/")[0]
@@ -161,7 +161,7 @@ def _zip_format(content: bytes) -> Arrays:
 
 
 def _old_format(content: bytes) -> Arrays:
-    """PyTorch < 1.6: magic number, version, system, object and keys as five pickles, then the storages' values."""
+    """Reads PyTorch < 1.6: five pickles (magic number, version, system, object, keys), then the storages' values."""
     file = io.BytesIO(content)
     if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != 1001:
         raise _Refused("it is no file of PyTorch")

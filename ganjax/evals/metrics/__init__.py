@@ -1,1 +1,1 @@
-"""Judging samples: classifiers of the data sets' own classes, and what modes a generator covers."""
+"""Metrics of samples: distances between feature distributions, scores, and the modes that a generator covers."""

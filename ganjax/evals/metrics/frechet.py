@@ -1,4 +1,4 @@
-"""Mean and covariance of features in a stream, and the Fréchet distance between two of them; NumPy, float64.
+"""Mean and covariance of features in a stream, and the Fréchet distance between two sets of features; NumPy, float64.
 
 Feature blocks are [n, D] and are forgotten once added, so 50,000 × 2,048 features cost two D × D matrices.
 """
@@ -20,7 +20,7 @@ class Gaussian:
     """The first two moments of a set of features.
 
     Attributes:
-      count: features that were seen.
+      count: number of features that were added.
       mean: [D] float64.
       covariance: [D, D] float64, with divisor count − 1.
     """
@@ -31,7 +31,7 @@ class Gaussian:
 
 
 class Moments:
-    """Accumulates `Gaussian`s: `moments.add(block)` for every block, then `moments.result()`.
+    """An accumulator of a `Gaussian`: `moments.add(block)` for every block, then `moments.result()`.
 
     Sums are taken about the first block's mean, which keeps the digits that Σxxᵀ − n·μμᵀ loses where the mean is
     large against the spread.
@@ -43,18 +43,18 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """Features seen so far."""
+        """The number of features added so far."""
         return self._count
 
     def add(self, features: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Adds a block.
+        """Adds a block of features.
 
         Args:
           features: [n, D] real numbers.
-          weights: [n] how often each counts, integers of at least 0; once by default.
+          weights: [n] the times that each feature counts, integers of at least 0; 1 by default.
 
         Raises:
-          ValueError: not two-dimensional, of another D than before, or not finite.
+          ValueError: features that are not two-dimensional, of another D than before, or not finite.
         """
         if features.ndim != 2 or (self._count and features.shape[1] != len(self._sum)):
             raise ValueError(
@@ -82,7 +82,7 @@ class Moments:
         self._count += len(block) if weights is None else int(weights.sum())
 
     def result(self) -> Gaussian:
-        """The moments of what was added.
+        """Returns the moments of all features that were added.
 
         Raises:
           ValueError: fewer than two features.
@@ -97,7 +97,7 @@ class Moments:
 
 
 def gaussian(features: np.ndarray | Iterable[np.ndarray]) -> Gaussian:
-    """`Gaussian` of [N, D] features, or of blocks of them."""
+    """Returns the `Gaussian` of [N, D] features, or of blocks of them."""
     moments = Moments()
     for block in [features] if isinstance(features, np.ndarray) else features:
         moments.add(block)
@@ -105,7 +105,7 @@ def gaussian(features: np.ndarray | Iterable[np.ndarray]) -> Gaussian:
 
 
 def frechet_distance(p: Gaussian, q: Gaussian) -> float:
-    """‖μ₁ − μ₂‖² + Tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½), at least 0 (Heusel et al. 2017, equation 6).
+    """Returns ‖μ₁ − μ₂‖² + Tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½), at least 0 (Heusel et al. 2017, equation 6).
 
     C₁^½ C₂ C₁^½ has the eigenvalues of C₁C₂ and is symmetric, so both roots come from `eigh`: real at any rank,
     without the added ε·I that SciPy's `sqrtm` of C₁C₂ may want.
@@ -119,7 +119,7 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
 
 
 class FrechetTo:
-    """`frechet_distance` to one reference, whose square root is computed once."""
+    """The Fréchet distance to one reference, whose square root is computed once; see `frechet_distance`."""
 
     def __init__(self, reference: Gaussian) -> None:
         self._reference = reference
@@ -128,7 +128,7 @@ class FrechetTo:
         self._root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
     def __call__(self, other: Gaussian) -> float:
-        """The distance of `other` to the reference."""
+        """Returns the distance of `other` to the reference."""
         inner = self._root @ other.covariance @ self._root
         with threadpool_limits(1, "blas"):
             values = linalg.eigvalsh((inner + inner.T) / 2, driver="evd")
@@ -139,14 +139,15 @@ class FrechetTo:
         return float(max(0.0, gap + spread))
 
     def standard_error(self, features: np.ndarray, other: Gaussian) -> float:
-        """Of the distance, to first order in the weights of the samples (Efron 1982, the infinitesimal jackknife).
+        """Returns the distance's standard error, to first order in the weights of the samples.
 
-        With T = C₁^½ (C₁^½ C₂ C₁^½)^-½ C₁^½ the distance's derivative by the weight of a sample x is
-        2 (μ₂ − μ₁)·(x − μ₂) + (x − μ₂)ᵀ (1 − T) (x − μ₂), up to a constant. One pass instead of a bootstrap's many;
-        too small where the samples are as good as real ones, since the first order is zero there.
+        This is the infinitesimal jackknife (Efron 1982). With T = C₁^½ (C₁^½ C₂ C₁^½)^-½ C₁^½ the distance's derivative
+        by the weight of a sample x is 2 (μ₂ − μ₁)·(x − μ₂) + (x − μ₂)ᵀ (1 − T) (x − μ₂), up to a constant. It takes one
+        pass where a bootstrap takes many. The error is too small where the samples are as good as real ones, since the
+        first order is zero there.
 
         Args:
-          features: [n, D], n ≥ 2, those of `other`.
+          features: [n, D], n ≥ 2, the features that `other` was made of.
           other: their moments.
         """
         inner = self._root @ other.covariance @ self._root

@@ -1,4 +1,4 @@
-"""The measures by name: what `--metrics=` takes, each with its interval, its floor and its protocol."""
+"""The metrics by name, as `--metrics=` takes them, each with its interval, its floor and its protocol."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ Settings = dict[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Samples to judge.
+    """The samples to evaluate, with the settings of the evaluation.
 
     Attributes:
-      reals, fakes: their statistics.
-      dataset: of the reals.
-      network: of the features.
-      seed: of the draws.
-      quick: a value without its interval (for the floor).
-      rough: intervals of few resampled sets, and FID's to first order.
+      reals, fakes: statistics of the real and of the generated samples.
+      dataset: the data set of the reals.
+      network: the feature network.
+      seed: seed of the draws.
+      quick: compute values without their intervals (for the floor).
+      rough: make intervals from few resampled sets, and FID's to first order.
     """
 
     reals: Statistics
@@ -67,7 +67,7 @@ class Number:
 
 
 def fid(case: Case) -> dict[str, Number]:
-    """Fréchet distance of the features."""
+    """Returns the Fréchet distance of the features."""
     to_reals = FrechetTo(case.reals.gaussian)
     value = to_reals(case.fakes.gaussian)
     features = case.fakes.features
@@ -86,7 +86,7 @@ def fid(case: Case) -> dict[str, Number]:
 
 
 def kid(case: Case) -> dict[str, Number]:
-    """Kernel distance of the features, the mean over subsets."""
+    """Returns the kernel distance of the features, the mean over subsets."""
     x, y = case.reals.features, case.fakes.features
     pairs = list(kid_subsets(len(x), len(y), seed=case.seed))
     estimates, size = kid_estimates(x, y, pairs), len(pairs[0][0])
@@ -96,7 +96,7 @@ def kid(case: Case) -> dict[str, Number]:
 
 
 def score(case: Case) -> dict[str, Number]:
-    """Inception score, by the classes of the feature network."""
+    """Returns the Inception score, by the classes of the feature network."""
     if case.fakes.logits is None:
         raise UserError(f"--metrics=is needs classes, and {case.network.name} has none.")
     probabilities = softmax(case.fakes.logits)
@@ -110,7 +110,7 @@ def score(case: Case) -> dict[str, Number]:
 
 
 def prdc(case: Case) -> dict[str, Number]:
-    """Precision, recall, density and coverage."""
+    """Returns precision, recall, density and coverage."""
     reals, fakes = case.reals.features[:MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
     _enough(reals, fakes, DENSITY_K + 1, "prdc")
     found = manifolds(reals, fakes, real_radii=case.reals.radii(len(reals)))
@@ -127,7 +127,7 @@ def prdc(case: Case) -> dict[str, Number]:
 
 
 def ms_ssim(case: Case) -> dict[str, Number]:
-    """Similarity among the samples: high means little diversity."""
+    """Returns the MS-SSIM among the samples; a high value means little diversity."""
     if case.fakes.images.ndim != 4:
         raise UserError(f"--metrics=ms_ssim compares images, and {case.dataset.name} has points.")
     means = diversity(case.fakes.images, seed=case.seed)
@@ -137,7 +137,10 @@ def ms_ssim(case: Case) -> dict[str, Number]:
 
 
 def modes(case: Case) -> dict[str, Number]:
-    """Modes with a sample, KL from equal shares (nats), and for mixtures the share near a mode; see `metrics.modes`."""
+    """Returns the number of modes with a sample, and the KL divergence (nats) of their shares from equal ones.
+
+    For mixtures it adds the share of samples near a mode; see `metrics.modes`.
+    """
     dataset = case.dataset
     if dataset.modes is not None:
         assert dataset.std is not None
@@ -171,7 +174,10 @@ def modes(case: Case) -> dict[str, Number]:
 
 
 def memory(case: Case) -> dict[str, Number]:
-    """Mean distance to the nearest training sample, and the share that lies as close as 1 % of those themselves do."""
+    """Returns the mean distance to the nearest training sample, and the share of samples suspiciously close to one.
+
+    Suspiciously close means as close as 1 % of the training samples lie to one another.
+    """
     reals, fakes = case.reals.features[: 3 * MOST_NEIGHBOURS], case.fakes.features[:MOST_NEIGHBOURS]
     _enough(reals, fakes, 2, "nearest")
     counts = {"reals": len(reals), "fakes": len(fakes)}
@@ -184,11 +190,11 @@ def memory(case: Case) -> dict[str, Number]:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure, and what choosing by its numbers has to know (`config/names.py` reads it).
+    """A metric, with the facts that a choice by its numbers needs (`config/names.py` reads it).
 
     Attributes:
       call: a case → its numbers by name.
-      higher_is_better: number → whether more is better; those without have no better and worse by themselves.
+      higher_is_better: number → True if more is better. A number not in it is neither good nor bad by itself.
     """
 
     call: Callable[[Case], dict[str, Number]]
@@ -210,7 +216,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def check_names(names: Sequence[str], what: str = "--metrics") -> None:
-    """Raises a `UserError` for the first name that is not in `MEASURES`, and where there is none."""
+    """Raises a `UserError` for the first name that is not in `MEASURES`, and where there is no name."""
     if not names:
         raise UserError(f"{what} takes some of {', '.join(MEASURES)}, joined by commas.")
     for name in names:
@@ -222,16 +228,16 @@ def check_names(names: Sequence[str], what: str = "--metrics") -> None:
 
 
 def measure(names: Sequence[str], case: Case, protocol: Protocol, *, floor: bool = True) -> list[Measurement]:
-    """Every number of the measures `names`, with floors unless they are not wanted.
+    """Computes every number of the metrics `names`, with floors unless `floor` is False.
 
     Args:
       names: keys of `MEASURES`.
       case: the samples.
-      protocol: without settings, which each measure adds.
-      floor: also measure real samples against other real ones, see `floor_case`.
+      protocol: the protocol without settings, which each metric adds.
+      floor: also compare real samples with other real ones, see `floor_case`.
 
     Raises:
-      UserError: unknown names, too few samples, or a measure that does not go with the data.
+      UserError: unknown names, too few samples, or a metric that does not fit the data.
     """
     check_names(names)
     real = floor_case(case) if floor else None
@@ -255,9 +261,9 @@ def measure(names: Sequence[str], case: Case, protocol: Protocol, *, floor: bool
 
 
 def floor_case(case: Case) -> Case | None:
-    """Real samples in the place of the generated ones: as many, but at most half of the reals, against the rest.
+    """Returns the case for the floor: real samples take the place of the generated ones and are compared with the rest.
 
-    None where there are fewer than 20.
+    There are as many as generated samples, but at most half of the reals. Returns None where there are fewer than 20.
     """
     kept = len(case.reals.features)
     count = min(len(case.fakes.features), kept // 2)
@@ -284,7 +290,7 @@ def _bootstrapped(
 
 
 def _shrink(case: Case, kept: int) -> float:
-    """Of an interval, where only so many samples were kept."""
+    """Returns the factor that narrows an interval made from `kept` samples to that of all samples."""
     return float(np.sqrt(kept / case.fakes.count))
 
 

@@ -1,4 +1,4 @@
-"""How much of a distribution with known modes a set of samples covers; NumPy on the host.
+"""Coverage of a distribution with known modes by a set of samples; NumPy on the host.
 
 With N samples of the true distribution over K modes, KL is not 0 but about (K − 1) / 2N: .019 for 26,000 samples of
 1000 modes, .0014 for 2,500 of 8.
@@ -12,7 +12,7 @@ HIGH_QUALITY = 3.0  # standard deviations from a mode; 98.9 % of a Gaussian in t
 
 
 def nearest_modes(points: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mode closest to each point, int64 [N], and how far it is, [N].
+    """Returns the mode closest to each point, int64 [N], and its distance, [N].
 
     Args:
       points: [N, D].
@@ -23,17 +23,17 @@ def nearest_modes(points: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np
 
 
 def count_modes(points: np.ndarray, modes: np.ndarray, std: float) -> tuple[int, float]:
-    """Modes with a high-quality sample, and the share of high-quality samples (Srivastava et al. 2017).
+    """Counts the modes with a high-quality sample; returns the share of such samples too (Srivastava et al. 2017).
 
     A sample within 3 standard deviations of a mode is one of high quality; a non-finite one is not.
 
     Args:
       points: [N, D] in the data's own coordinates, N ≥ 1.
       modes: [K, D].
-      std: of every mode, along each axis.
+      std: standard deviation of every mode, along each axis.
 
     Returns:
-      Modes from 0 to K, and the share from 0 to 1.
+      The number of modes from 0 to K, and the share from 0 to 1.
     """
     nearest, distance = nearest_modes(points, modes)
     good = distance <= HIGH_QUALITY * std
@@ -41,17 +41,22 @@ def count_modes(points: np.ndarray, modes: np.ndarray, std: float) -> tuple[int,
 
 
 def mixture_kl(points: np.ndarray, modes: np.ndarray) -> float:
-    """`kl_divergence` from equally likely modes, each finite sample of [N, D] counted for the closest of [K, D]."""
+    """Returns the `kl_divergence` from equally likely modes [K, D].
+
+    Each finite sample of [N, D] counts for its closest mode.
+    """
     nearest, distance = nearest_modes(points, modes)
     return kl_divergence(np.bincount(nearest[np.isfinite(distance)], minlength=len(modes)))
 
 
 def class_modes(labels: np.ndarray, classes: int, reference: np.ndarray | None = None) -> tuple[int, float]:
-    """Classes with a sample, and `kl_divergence` of their counts: of stacked digits 1000 (Metz et al. 2017).
+    """Counts the classes with a sample; returns the `kl_divergence` of their counts too.
+
+    Stacked digits have 1000 classes (Metz et al. 2017).
 
     Args:
       labels: integers [N] in [0, classes), N ≥ 1, as a classifier gives them.
-      classes: how many there are.
+      classes: number of classes.
       reference: [classes] counts or weights of the real distribution; uniform by default.
     """
     counts = np.bincount(labels, minlength=classes)
@@ -59,17 +64,17 @@ def class_modes(labels: np.ndarray, classes: int, reference: np.ndarray | None =
 
 
 def kl_divergence(counts: np.ndarray, reference: np.ndarray | None = None) -> float:
-    """KL(p‖q) = Σ pₖ ln(pₖ / qₖ) in nats, p = counts / Σ counts; from 0 to ln K where q is uniform.
+    """Returns KL(p‖q) = Σ pₖ ln(pₖ / qₖ) in nats, p = counts / Σ counts; from 0 to ln K where q is uniform.
 
     Args:
       counts: [K], not negative, not all 0.
       reference: [K] counts or weights that q is proportional to; uniform by default.
 
     Returns:
-      inf where the samples have a mode that the reference lacks.
+      KL, inf where the samples have a mode that the reference lacks.
 
     Raises:
-      ValueError: shapes that differ, or nothing was counted.
+      ValueError: the shapes differ, or nothing was counted.
     """
     weights = np.ones(len(counts)) if reference is None else np.asarray(reference, np.float64)
     if weights.shape != np.shape(counts) or np.sum(counts) <= 0 or np.sum(weights) <= 0:

@@ -1,4 +1,4 @@
-"""Multi-scale structural similarity, and the diversity of a set of images by it; images are uint8 [N, H, W, C]."""
+"""Multi-scale structural similarity (MS-SSIM), and the diversity of images by it; images are uint8 [N, H, W, C]."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ PAIRS = 256  # compared in one call
 
 
 def count_scales(side: int) -> int:
-    """Scales whose images hold the 11×11 window, at most 5 (those of 176 pixels or more) and at least 1."""
+    """Returns the number of scales whose images hold the 11×11 window, from 1 to 5.
+
+    All 5 need sides of 176 pixels or more.
+    """
     return max(n for n in range(1, 6) if n == 1 or side >> (n - 1) >= WINDOW)
 
 
 @functools.partial(jax.jit, static_argnames="scales")
 def ms_ssim(x: jax.Array, y: jax.Array, *, scales: int) -> jax.Array:
-    """Structural similarity of pairs over scales, each half as large as the one before (Wang et al. 2003, eq. 7).
+    """Returns the structural similarity of pairs over scales, each half the size of the last (Wang et al. 2003, eq. 7).
 
     Windows lie within the image; a window is no larger than the image. Negative terms count as 0, channels are
     averaged. With fewer than five scales their weights are scaled to the sum of 1.
 
     Args:
       x, y: [N, H, W, C] float32 in [0, 255].
-      scales: see `count_scales`.
+      scales: number of scales, see `count_scales`.
 
     Returns:
-      float32 [N], from 0 to 1, and 1 for equal images.
+      The similarity, float32 [N], from 0 to 1; 1 for equal images.
     """
     weights = np.array(WEIGHTS[:scales]) / sum(WEIGHTS[:scales])
     result = jnp.ones((x.shape[0], x.shape[3]), jnp.float32)
@@ -52,7 +55,7 @@ def ms_ssim(x: jax.Array, y: jax.Array, *, scales: int) -> jax.Array:
 
 
 def _ssim(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Luminance × contrast-structure, and the latter alone, each the mean over windows: [N, C]."""
+    """Returns luminance × contrast-structure, and contrast-structure alone, each the mean over windows: [N, C]."""
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x = _blurred(x * x) - mean_x**2
     var_y = _blurred(y * y) - mean_y**2
@@ -63,7 +66,10 @@ def _ssim(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _blurred(x: jax.Array) -> jax.Array:
-    """Weighted sums over a Gaussian window, along one axis and then the other; sums of shifted slices are exact."""
+    """Returns weighted sums over a Gaussian window, along one axis, then the other.
+
+    Sums of shifted slices are exact.
+    """
     for axis in (1, 2):
         size = min(WINDOW, x.shape[axis])
         offsets = np.arange(size) - (size - 1) / 2
@@ -76,22 +82,24 @@ def _blurred(x: jax.Array) -> jax.Array:
 
 
 def _halved(x: jax.Array) -> jax.Array:
-    """2×2 average pooling; an odd last row or column is left out."""
+    """Returns the 2×2 average pooling of x; an odd last row or column is left out."""
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 def diversity(images: np.ndarray, *, seed: int) -> np.ndarray:
-    """The mean MS-SSIM over all pairs of different images of each of 5 batches of 64: the higher, the less diverse.
+    """Returns the mean MS-SSIM over all pairs of images in each of 5 batches of 64.
+
+    A higher value means less diversity.
 
     Args:
       images: uint8 [N, H, W, C], N ≥ 2.
-      seed: of the draw of the batches; they are smaller where N < 320.
+      seed: seed of the draw of the batches, which are smaller where N < 320.
 
     Returns:
-      float64 [5]. Meaningful only where the images are of one class (Odena et al. 2017, section 4.2), or beside the
-      value of the real images.
+      The means, float64 [5]. They are meaningful only where the images are of one class (Odena et al. 2017,
+      section 4.2), or beside the value of the real images.
     """
     size = max(2, min(BATCH, len(images) // BATCHES))
     rng = np.random.default_rng(seed)

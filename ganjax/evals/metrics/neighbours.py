@@ -1,4 +1,4 @@
-"""Measures made of distances to nearest neighbours, in blocks of bounded memory; NumPy, float64."""
+"""Metrics made of distances to nearest neighbours, in blocks of bounded memory; NumPy, float64."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PRECISION_K, DENSITY_K = 3, 5  # neighbours of precision and recall, and of dens
 def square_distances(
     x: np.ndarray, y: np.ndarray, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """‖xᵢ − yⱼ‖², one block of rows i at a time, with the slice of those rows.
+    """Yields ‖xᵢ − yⱼ‖² for one block of rows i at a time, with the slice of those rows.
 
     Args:
       x: [M, D].
       y: [N, D].
-      block_bytes: of a block [rows, N]; at least one row is given.
+      block_bytes: size of a block [rows, N]; a block has at least one row.
     """
     center = y.mean(axis=0, dtype=np.float64)  # distances stay, and large common offsets lose their rounding
     x, y = x - center, y - center
@@ -35,7 +35,10 @@ def square_distances(
 
 
 def squared_radii(x: np.ndarray, *ks: int, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
-    """The squared distance of each of [N, D] to its k-th nearest other one, float64 [k's, N]; N > every k."""
+    """Returns each sample's squared distance to its k-th nearest other sample, float64 [k's, N].
+
+    Here x is [N, D] and N exceeds every k.
+    """
     radii = np.empty((len(ks), len(x)))
     for rows, distances in square_distances(x, x, block_bytes):
         own = np.arange(len(distances))
@@ -46,13 +49,13 @@ def squared_radii(x: np.ndarray, *ks: int, block_bytes: int = BLOCK_BYTES) -> np
 
 @dataclass(frozen=True, eq=False)
 class Manifolds:
-    """What each sample contributes; the measures are means of these.
+    """The contribution of each sample; the metrics are means of these.
 
     Attributes:
-      precision: [M] bool, the fake lies within the radius of some real one (Kynkäänniemi et al. 2019, eq. 1 and 2).
-      recall: [N] bool, the real one lies within the radius of some fake.
-      density: [M] float, reals whose radius holds the fake, over k (Naeem et al. 2020, eq. 4).
-      coverage: [N] bool, the radius of the real one holds some fake (eq. 5).
+      precision: [M] bool, the fake lies within the radius of some real (Kynkäänniemi et al. 2019, eq. 1 and 2).
+      recall: [N] bool, the real lies within the radius of some fake.
+      density: [M] float, number of reals whose radius holds the fake, over k (Naeem et al. 2020, eq. 4).
+      coverage: [N] bool, the radius of the real holds some fake (Naeem et al. 2020, eq. 5).
     """
 
     precision: np.ndarray
@@ -70,7 +73,7 @@ def manifolds(
     real_radii: np.ndarray | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Manifolds:
-    """Precision, recall, density and coverage, sample by sample.
+    """Returns precision, recall, density and coverage, sample by sample.
 
     Args:
       reals: [N, D], N > both k.
@@ -78,7 +81,7 @@ def manifolds(
       precision_k: neighbours that make the radii of precision and recall.
       density_k: neighbours that make the radii of density and coverage.
       real_radii: `squared_radii(reals, precision_k, density_k)` where they are known, [2, N].
-      block_bytes: of a block of distances.
+      block_bytes: size of a block of distances.
 
     Raises:
       ValueError: too few samples.
@@ -105,12 +108,12 @@ def manifolds(
 def nearest_neighbours(
     samples: np.ndarray, training: np.ndarray, block_bytes: int = BLOCK_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The training sample closest to each sample: its index, int64 [M], and its distance, float64 [M].
+    """Finds the training sample closest to each sample: returns its index, int64 [M], and its distance, float64 [M].
 
     Args:
       samples: [M, D].
       training: [N, D].
-      block_bytes: of a block of distances.
+      block_bytes: size of a block of distances.
     """
     index, distance = np.empty(len(samples), np.int64), np.empty(len(samples))
     for rows, squares in square_distances(samples, training, block_bytes):
@@ -120,9 +123,11 @@ def nearest_neighbours(
 
 
 def memorised(samples: np.ndarray, training: np.ndarray, share: float = 0.01) -> np.ndarray:
-    """Which samples lie closer to a training sample than that share of the training samples lie to another one.
+    """Flags the samples that lie suspiciously close to a training sample.
 
-    A generator of fresh samples has about `share` of them, one that copies its data nearly all.
+    A sample is flagged if it lies closer to a training sample than the share `share` of the training samples lie to
+    another one. A generator of fresh samples has about `share` of its samples flagged, one that copies its data nearly
+    all.
 
     Args:
       samples: [M, D].
@@ -130,7 +135,7 @@ def memorised(samples: np.ndarray, training: np.ndarray, share: float = 0.01) ->
       share: from 0 to 1.
 
     Returns:
-      bool [M]. A copy always counts, also where the training set holds copies itself.
+      The flags, bool [M]. A copy is always flagged, also where the training set holds copies itself.
     """
     limit = float(np.quantile(np.sqrt(squared_radii(training, 1)), share))
     _, distance = nearest_neighbours(samples, training)

@@ -1,4 +1,4 @@
-"""A number carries its protocol: how it was measured. Numbers of different protocols are not compared."""
+"""The protocol of a number: the way it was measured. Numbers of different protocols are not compared."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PROVENANCE = ("seed", "commit", "step", "origin")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a number was measured.
+    """The protocol of a number: the way it was measured.
 
     Attributes:
       features: name of the feature network.
-      features_sha256: of its weights.
-      resize: how images reach its size.
+      features_sha256: hash of that network's weights.
+      resize: the method that brings images to the network's size.
       reference: name of the real data.
-      split: of the real data.
-      reference_sha256: of the real samples and labels.
-      reference_count: real samples used.
-      sample_count: generated samples used.
+      split: split of the real data.
+      reference_sha256: hash of the real samples and labels.
+      reference_count: number of real samples used.
+      sample_count: number of generated samples used.
       weights: `ema`, `raw`, or `images` for files.
-      settings: of the measure itself: neighbours, subsets.
-      seed: of the latents and draws.
+      settings: settings of the metric itself: neighbours, subsets.
+      seed: seed of the latents and draws.
       commit: version of ganjax, and the git commit where it runs from a checkout.
-      step: of the checkpoint, or -1.
+      step: step of the checkpoint, or -1.
       origin: folder of the run or of the images.
     """
 
@@ -57,7 +57,7 @@ class Protocol:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Protocol:
-        """The reverse of `to_json`; a `UserError` where fields are missing or unknown."""
+        """Reads a protocol from the JSON of `to_json`. Raises a `UserError` where fields are missing or unknown."""
         try:
             settings = tuple(sorted((str(k), int(v)) for k, v in record["settings"].items()))
             return cls(**{**record, "settings": settings})
@@ -65,11 +65,11 @@ class Protocol:
             raise UserError(f"This is not a protocol of ganjax: {error!r}.") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Returns the protocol as plain JSON."""
         return {**dataclasses.asdict(self), "settings": dict(self.settings)}
 
     def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
-        """Fields that forbid a comparison, with both values; `PROVENANCE` does not."""
+        """Returns the fields that forbid a comparison, with both values. Fields in `PROVENANCE` may differ."""
         ours, theirs = self.to_json(), other.to_json()
         return {
             name: (ours[name], theirs[name])
@@ -80,14 +80,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number with all that belongs to it.
+    """A number with its name, interval, floor and protocol.
 
     Attributes:
-      name: of the measure.
+      name: name of the number.
       value: the number.
       low, high: its 95 % interval.
-      floor: the same measure of real samples against other real ones; None where there are too few.
-      protocol: how it was measured.
+      floor: the same metric of real samples against other real ones; None where there are too few.
+      protocol: the way it was measured.
     """
 
     name: str
@@ -99,29 +99,29 @@ class Measurement:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Measurement:
-        """The reverse of `to_json`; a `UserError` where it is none."""
+        """Reads a measurement from the JSON of `to_json`. Raises a `UserError` where the record is none."""
         try:
             return cls(**{**record, "protocol": Protocol.from_json(record["protocol"])})
         except (KeyError, TypeError) as error:
             raise UserError(f"This is not a measurement of ganjax: {error!r}.") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Returns the measurement as plain JSON."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**plain, "protocol": self.protocol.to_json()}
 
     def __sub__(self, other: Measurement) -> float:
-        """How much larger this one is.
+        """Returns the difference of the two values, this one's minus the other's.
 
         Raises:
-          UserError: of another protocol, with the differences.
+          UserError: the protocols differ; the message lists the differences.
         """
         check_comparable(self, other)
         return self.value - other.value
 
 
 def check_comparable(one: Measurement, other: Measurement) -> None:
-    """Raises a `UserError` that lists the differences unless both measure the same in the same way."""
+    """Raises a `UserError` unless both numbers have the same name and protocol. The message lists the differences."""
     differences = one.protocol.differences(other.protocol)
     if one.name != other.name:
         differences = {"measure": (one.name, other.name), **differences}
@@ -135,13 +135,16 @@ def check_comparable(one: Measurement, other: Measurement) -> None:
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """sha256, in hex, of the facts as JSON: the name under which statistics are cached."""
+    """Returns the sha256, in hex, of the facts as JSON. It is the name under which statistics are cached."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
 def code_version() -> str:
-    """`0.1.0`, with `+COMMIT` where this is a git checkout and `-changed` where files of it differ from that."""
+    """Returns the version of ganjax, such as `0.1.0`.
+
+    In a git checkout `+COMMIT` follows, and `-changed` where files differ from the commit.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return __version__

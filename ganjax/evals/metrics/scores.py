@@ -11,7 +11,9 @@ SPLITS = 10  # of the Inception score
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased squared MMD with the kernel (x·y / D + 1)³; it may be negative (Bińkowski et al. 2018, eq. 4).
+    """Returns the unbiased squared MMD with the kernel (x·y / D + 1)³. It may be negative.
+
+    The source is Bińkowski et al. 2018, equation 4.
 
     Args:
       x: [M, D], M ≥ 2.
@@ -33,10 +35,10 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kid_subsets(
     m: int, n: int, *, seed: int, subsets: int = SUBSETS, size: int = SUBSET_SIZE
 ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Indices of the subsets that KID averages over: of [M] and of [N] features, drawn without replacement.
+    """Draws the subsets that KID averages over: indices of [M] and of [N] features, without replacement.
 
-    They have `size` members, or half of the smaller set where that is less: subsets that share most of their members
-    would tell little about the spread.
+    A subset has `size` members, or half of the smaller set where that is less. Subsets that share most of their members
+    would say little about the spread.
     """
     size = max(2, min(size, m // 2, n // 2))
     rng = np.random.default_rng(seed)
@@ -47,7 +49,7 @@ def kid_subsets(
 def kid_estimates(
     x: np.ndarray, y: np.ndarray, subsets: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """`polynomial_mmd` of each subset, float64 [S]; KID is their mean (Bińkowski et al. 2018, section 4.1).
+    """Returns the `polynomial_mmd` of each subset, float64 [S]; KID is their mean (Bińkowski et al. 2018, section 4.1).
 
     Args:
       x: [M, D].
@@ -58,21 +60,21 @@ def kid_estimates(
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64 [N, K], of logits [N, K]."""
+    """Returns the probabilities, float64 [N, K], of logits [N, K]."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     weights = np.exp(shifted)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def inception_score(logits: np.ndarray, splits: int = SPLITS) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) ‖ p(y))) as mean and standard deviation over splits (Salimans et al. 2016, section 4).
+    """Returns exp(mean KL(p(y|x) ‖ p(y))): mean and standard deviation over splits (Salimans et al. 2016, section 4).
 
     Args:
       logits: [N, K], N ≥ splits, in any order that does not go by class: the splits are its consecutive parts.
-      splits: how many.
+      splits: number of splits.
 
     Returns:
-      Mean, from 1 to K, and standard deviation (divisor: splits).
+      The mean, from 1 to K, and the standard deviation (divisor: splits).
     """
     probabilities, n = softmax(logits), len(logits)
     scores = [score_of(probabilities[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]
@@ -80,7 +82,7 @@ def inception_score(logits: np.ndarray, splits: int = SPLITS) -> tuple[float, fl
 
 
 def score_of(probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """exp of the mean KL divergence of the rows [N, K] from their mean, each counted `weights` [N] times."""
+    """Returns exp of the mean KL divergence of the rows [N, K] from their mean; a row counts `weights` [N] times."""
     marginal = np.average(probabilities, axis=0, weights=weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(probabilities > 0, probabilities * np.log(probabilities / marginal), 0.0)

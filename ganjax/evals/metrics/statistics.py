@@ -1,4 +1,7 @@
-"""What measures need of a set of samples, gathered in a stream; that of reference sets is cached on disk."""
+"""The statistics of a set of samples that metrics need, gathered in a stream.
+
+Those of reference sets are cached on disk.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ VERSION = 1  # of the cached files
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is known of a set of samples.
+    """The statistics of a set of samples.
 
     Attributes:
       gaussian: the moments of all features.
-      features: [n, D] float32, of the first n samples, n as `KEPT_BYTES` allows (64,000 at D = 1,024).
-      logits: [n, K] float32 likewise, or None.
+      features: [n, D] float32, features of the first n samples, n as `KEPT_BYTES` allows (64,000 at D = 1,024).
+      logits: [n, K] float32, logits of the same samples, or None.
       images: some of the samples, in the same order.
     """
 
@@ -46,20 +49,21 @@ class Statistics:
 
     @property
     def count(self) -> int:
-        """Samples seen."""
+        """The number of samples."""
         return self.gaussian.count
 
     def radii(self, count: int) -> np.ndarray:
-        """`squared_radii` of the first features, for precision and recall and for density and coverage, [2, count].
+        """Returns `squared_radii` of the first `count` features, [2, count].
 
-        Computed once: they take half the time of these measures, and a reference is asked often in training.
+        The first row is for precision and recall, the second for density and coverage. They are computed once: they
+        take half the time of these metrics, and training asks for those of a reference often.
         """
         if count not in self._radii:
             self._radii[count] = squared_radii(self.features[:count], PRECISION_K, DENSITY_K)
         return self._radii[count]
 
     def part(self, rows: slice) -> Statistics:
-        """Those of some of the samples that are kept."""
+        """Returns the statistics of the kept samples at `rows`."""
         moments = Moments()
         moments.add(self.features[rows])
         logits = None if self.logits is None else self.logits[rows]
@@ -67,7 +71,7 @@ class Statistics:
 
 
 def gather(blocks: Iterable[np.ndarray], network: FeatureNetwork) -> Statistics:
-    """`Statistics` of samples that come in blocks, [n, H, W, C] uint8 or [n, 2]; at least two samples."""
+    """Computes `Statistics` of samples that come in blocks, [n, H, W, C] uint8 or [n, 2]; at least two samples."""
     moments = Moments()
     features: list[np.ndarray] = []
     logits: list[np.ndarray] = []
@@ -97,7 +101,7 @@ def gather(blocks: Iterable[np.ndarray], network: FeatureNetwork) -> Statistics:
 
 
 def in_blocks(images: np.ndarray | LazyImages, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """The images, or those at `order`, in blocks."""
+    """Yields the images in blocks: all of them, or those at the indices `order`."""
     count = len(images) if order is None else len(order)
     for start in range(0, count, BLOCK):
         where = slice(start, start + BLOCK)
@@ -105,12 +109,12 @@ def in_blocks(images: np.ndarray | LazyImages, order: np.ndarray | None = None) 
 
 
 def of_reference(dataset: Dataset, network: FeatureNetwork, split: str, cache: Path | None) -> Statistics:
-    """`Statistics` of a whole data set in a fixed random order, from the cache where it has them.
+    """Returns the `Statistics` of a whole data set in a fixed random order, from the cache where it has them.
 
     Args:
       dataset: the real samples.
-      network: of the features.
-      split: of the data set; a part of the key.
+      network: the feature network.
+      split: split of the data set; a part of the cache's key.
       cache: folder of the cached files; None neither reads nor writes.
     """
     order = np.random.default_rng(0).permutation(len(dataset))
@@ -135,7 +139,10 @@ def of_reference(dataset: Dataset, network: FeatureNetwork, split: str, cache: P
 
 
 def _read(path: Path) -> tuple[Gaussian, np.ndarray, np.ndarray | None] | None:
-    """What `_write` wrote; None where it is missing or damaged (every member of a .npz has a checksum)."""
+    """Reads the file that `_write` wrote.
+
+    Returns None where it is missing or damaged (every member of a .npz has a checksum).
+    """
     try:
         file = read_npz(path)
         gaussian = Gaussian(int(file["count"]), file["mean"], file["covariance"])
@@ -148,7 +155,7 @@ def _read(path: Path) -> tuple[Gaussian, np.ndarray, np.ndarray | None] | None:
 
 
 def _write(path: Path, found: Statistics) -> None:
-    """To a temporary name first; a cache that cannot be written costs time, not the result."""
+    """Writes the statistics to a temporary name first. A cache that cannot be written costs time, not the result."""
     file = io.BytesIO()
     arrays = {
         "count": np.array(found.count),

@@ -1,4 +1,4 @@
-"""Is this run healthy? Signals of a fixed batch, verdicts with their evidence, and what to do about them."""
+"""Monitors the health of a run: signals of a fixed batch, verdicts with their evidence, and advice."""
 
 from ganjax.evals.monitor.probe import Probe
 from ganjax.evals.monitor.reference import Reference, features_of

@@ -1,4 +1,4 @@
-"""Signals of a fixed batch: what G makes of the same latents, and what D thinks of it and of reals, seen or not."""
+"""Measures signals of a fixed batch: G's samples of the same latents, and D's logits of them and of real samples."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Probe:
     """Measures a state at log time, over all devices of the run; the batch is the same at every call.
 
     Args:
-      gan: of the run; its step is not called.
+      gan: the run's GAN; its step is not called.
       spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
         host arrays in and out (`ganjax.training.parallel.map_shares`).
-      devices: that it spreads over.
-      samples: N, how many G makes; at least as many as there are reals, and a multiple of the devices.
+      devices: the devices that it spreads over.
+      samples: N, the number of samples that G makes: at least the number of reals, a multiple of the devices.
       reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
-        devices, of the packing and of the group that D compares. D judges as many fakes: its passes cost most.
-      labels: [N] int32 of the fakes, the first J those of the reals; None without.
-      heldout: as `reals`, images that D was never shown; None where the data has none.
-      reference: of the data.
+        devices, of the packing and of the group that D compares. D gets as many fakes: its passes cost most.
+      labels: [N] int32, labels of the fakes, the first J those of the reals; None if there are none.
+      heldout: images as in `reals` that D was never trained on; None where the data has none.
+      reference: the reference of the data.
       similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
     """
 
@@ -62,7 +62,7 @@ class Probe:
         judged = len(reals[0])
 
         def share(x: np.ndarray) -> np.ndarray:
-            """The rows of each device together, and first among them its share of those that D judges."""
+            """Joins the rows of each device; its share of the rows that D gets comes first."""
             parts = [part.reshape(self._devices, -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
             return np.concatenate(parts, axis=1).reshape(x.shape)
 
@@ -76,13 +76,13 @@ class Probe:
         heldout: tuple[np.ndarray, ...] | None,
         reference: Reference,
     ) -> Probe:
-        """The same program for another run's fixed batch, of the same shapes."""
+        """Returns the same program for another run's fixed batch, of the same shapes."""
         other = copy.copy(self)
         other._set(reals, labels, heldout, reference)
         return other
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:
-        """One device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
+        """Computes one device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
         gan = self._gan
         reals, labels, heldout, index = fixed
         keys = fold_each(stream_key(state.seed, Stream.PROBE), index)
@@ -114,7 +114,7 @@ class Probe:
         return result
 
     def __call__(self, state: GanState) -> dict[str, float]:
-        """The signals of `state`, by the names that `metrics.jsonl` has."""
+        """Returns the signals of `state`, by the names that `metrics.jsonl` has."""
         found, sigmas = self._call(state, self._fixed), self._sigmas(state.gen, state.dis)
         joined = {name: value for name, value in found.items() if name != "gradients"}
         signals = self._reference.judge(features_of(joined.pop("fakes")))
@@ -142,7 +142,7 @@ class Probe:
 
 
 def pooled(images: jax.Array) -> jax.Array:
-    """Images averaged down to `SIDE` or fewer, so that little has to leave the device; points as they are."""
+    """Averages images down to `SIDE` or fewer, so that little has to leave the device; returns points as they are."""
     x = images.astype(jnp.float32)
     while x.ndim == 4 and min(x.shape[1:3]) > SIDE:
         n, h, w, c = x.shape
@@ -151,19 +151,22 @@ def pooled(images: jax.Array) -> jax.Array:
 
 
 def mean(values: np.ndarray) -> float:
-    """In float64."""
+    """Returns the mean of the values, computed in float64."""
     return float(np.mean(values, dtype=np.float64))
 
 
 def separation(high: np.ndarray, low: np.ndarray) -> float:
-    """Share of pairs in which the value of `high` [N] is above that of `low` [M], ties half: 1 where all are."""
+    """Returns the share of pairs in which the value of `high` [N] is above that of `low` [M].
+
+    Ties count half. The share is 1 where every value of `high` is above every value of `low`.
+    """
     ordered = np.sort(low)
     below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
     return float(below.sum() / (2 * len(high) * len(low)))
 
 
 def layer_sigmas(net: NetState) -> dict[str, jax.Array]:
-    """Returns σ = uᵀWv of every layer under a spectral norm, by the layer's path; empty where there is none."""
+    """Returns σ = uᵀWv of every layer with a spectral norm, by the layer's path; empty where there is none."""
     vectors = traverse_util.flatten_dict(net.stats.get("spectral", {}))
     kernels = traverse_util.flatten_dict(net.params)
     found: dict[str, jax.Array] = {}
@@ -188,5 +191,5 @@ def layer_sigmas(net: NetState) -> dict[str, jax.Array]:
 
 
 def _norms(gradients: jax.Array) -> jax.Array:
-    """[n] of each sample's."""
+    """Returns the norm of each sample's gradient, [n]."""
     return jnp.sqrt(jnp.sum(jnp.square(gradients.astype(jnp.float32)), axis=tuple(range(1, gradients.ndim))))

@@ -1,7 +1,7 @@
-"""What the real data looks like to the monitor: bins of it, and how far apart its samples lie.
+"""The monitor's reference of the real data: bins of its features, and the distances of its samples.
 
-Features are the pixels themselves at 8×8 or fewer (points as they are), as in the test for the number of
-statistically different bins (Richardson & Weiss 2018): no network, any data, and nothing that training moves.
+Features are the pixels themselves at 8×8 or fewer (points as they are), as in the test for the number of statistically
+different bins (Richardson & Weiss 2018). They need no network, fit any data, and do not change in training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ SLACK = 1.5
 
 
 def features_of(samples: np.ndarray) -> np.ndarray:
-    """float [N, H, W, C] in [-1, 1], or points [N, 2], as rows [N, F]; sides are halved down to `SIDE` or fewer."""
+    """Returns rows [N, F] of points [N, 2], or of float images [N, H, W, C] in [-1, 1].
+
+    An image's sides are halved down to `SIDE` or fewer.
+    """
     x = np.asarray(samples, np.float32)
     while x.ndim == 4 and min(x.shape[1:3]) > SIDE:
         n, h, w, c = x.shape
@@ -31,14 +34,14 @@ def features_of(samples: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reals, as the monitor compares samples with them.
+    """The reference of the real data that the monitor compares samples with.
 
     Attributes:
-      centres: [K, F] of the bins.
+      centres: [K, F], centres of the bins.
       group: [K] the bin that a centre belongs to, since several may lie in one narrow mode.
-      shares: of the reals in each bin.
-      known: [M, F] reals whose distance says whether a sample lies on the data.
-      radius: the distance up to which it does.
+      shares: share of the reals in each bin.
+      known: [M, F] reals; a sample's distance to the nearest says if it lies on the data.
+      radius: the distance up to which a sample lies on the data.
       spread: mean distance of two reals.
     """
 
@@ -51,7 +54,7 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray, *, seed: int = 0) -> Reference:
-        """Made of the features [N, F] of the data's samples, of which it draws `REALS`."""
+        """Makes the reference from the features [N, F] of the data's samples; it draws `REALS` of them."""
         from scipy.cluster.vq import kmeans2
 
         rng = np.random.default_rng(seed)
@@ -71,10 +74,10 @@ class Reference:
         return cls(centres, group, shares, known, max(radius, 1e-6), max(spread, 1e-6))
 
     def judge(self, fakes: np.ndarray) -> dict[str, float]:
-        """Numbers of fakes' features [N, F]: 1 is as in the data, and 0 the worst.
+        """Compares the features [N, F] of generated samples with the reference. 1 is as in the data, 0 is the worst.
 
-        `coverage` is the share of the data whose bins the fakes reach, `quality` the share of fakes that lie on the
-        data, `diversity` the mean distance of two fakes as a share of that of two reals.
+        `coverage` is the share of the data whose bins the fakes reach. `quality` is the share of fakes that lie on the
+        data. `diversity` is the mean distance of two fakes as a share of that of two reals.
         """
         if not np.isfinite(fakes).all():
             return {"coverage": 0.0, "quality": 0.0, "diversity": 0.0}
@@ -90,13 +93,13 @@ class Reference:
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Euclidean, [N, M], of rows x [N, F] and y [M, F]."""
+    """Returns the Euclidean distances [N, M] of rows x [N, F] and y [M, F]."""
     squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None, :] - 2.0 * x @ y.T
     return np.sqrt(np.maximum(squares, 0.0))
 
 
 def mean_distance(x: np.ndarray) -> float:
-    """Of two different rows of x [N, F]; 0 for one row."""
+    """Returns the mean distance of two different rows of x [N, F]; 0 for one row."""
     if len(x) < 2:
         return 0.0
     centred = (x - x.mean(axis=0)).astype(np.float64)  # equal rows give 0, not a rounding error
@@ -104,7 +107,7 @@ def mean_distance(x: np.ndarray) -> float:
 
 
 def _merged(centres: np.ndarray, near: float) -> np.ndarray:
-    """The bin of each centre: those that a chain of steps shorter than `near` connects are one."""
+    """Returns the bin of each centre. Centres that are joined by a chain of steps shorter than `near` share one bin."""
     from scipy.sparse.csgraph import connected_components
 
     _, group = connected_components(distances(centres, centres) < near, directed=False)

@@ -1,6 +1,6 @@
-"""From the rows of `metrics.jsonl` to verdicts: what goes wrong, since when, by what evidence, and which lesson helps.
+"""Turns the rows of `metrics.jsonl` into verdicts: the fault, its first step, its evidence, and the lesson that helps.
 
-Pure functions of the rows and the length of the run: the live monitor, `ganjax doctor` and a report say the same.
+These are pure functions of the rows and the length of the run. So the live monitor, `ganjax doctor` and a report agree.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SPIKE = 6.0  # robust standard deviations of a loss
 
 @dataclass(frozen=True)
 class Verdict:
-    """One finding.
+    """A finding of the monitor.
 
     Attributes:
       name: one of `ADVICE`.
       severity: `bad`, or `fine` for what looks bad and is not, or not yet done.
-      since: the step at which its signs began.
-      evidence: the numbers that say so.
+      since: the step at which the signs began.
+      evidence: the numbers that support the finding.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Verdict:
 
     @property
     def lesson(self) -> str:
-        """Which of the ten lessons answers it."""
+        """The lesson, of the ten, that answers the verdict."""
         return ADVICE[self.name][0]
 
     @property
     def advice(self) -> str:
-        """What it means and what to do, in plain words."""
+        """The meaning of the verdict and what to do, in plain words."""
         return ADVICE[self.name][1]
 
     def to_json(self) -> dict[str, Any]:
-        """For `summary.json` and `--json`."""
+        """Returns the verdict as JSON, for `summary.json` and `--json`."""
         return {
             "name": self.name,
             "severity": self.severity,
@@ -126,31 +126,34 @@ class History:
     """The rows of a run up to now, for the rules to read.
 
     Attributes:
-      rows: in the order of their steps.
-      total_steps: of the run.
+      rows: log lines in the order of their steps.
+      total_steps: length of the run.
     """
 
     rows: Sequence[Row]
     total_steps: int
 
     def values(self, name: str) -> list[float]:
-        """The numbers of this name in the rows that have it; a null, which stands for a non-finite one, is NaN."""
+        """Returns the numbers of this name in the rows that have it.
+
+        A null stands for a non-finite number and is NaN here.
+        """
         return [_number(row[name]) for row in self.rows if name in row]
 
     def share(self) -> float:
-        """Of the run that is done."""
+        """Returns the share of the run that is done."""
         return float(self.rows[-1]["step"]) / max(self.total_steps, 1)
 
     def before(self, count: int) -> History:
-        """Without the last `count` rows."""
+        """Returns the history without the last `count` rows."""
         return History(self.rows[: len(self.rows) - count], self.total_steps)
 
     def spreading(self, *names: str) -> bool:
-        """Whether all of these numbers still rise, and the run is not so far on that this comes too late."""
+        """Returns True if all of these numbers still rise, and the run is not so far on that this comes too late."""
         return self.share() < LATE and all(self.rising(name) for name in names)
 
     def rising(self, name: str) -> bool:
-        """Whether the mean of the last rows is above that of the rows a quarter of the run earlier."""
+        """Returns True if the mean of the last rows is above that of the rows a quarter of the run earlier."""
         values = self.values(name)
         lag = max(3, len(values) // 4)
         if len(values) < lag + 3:
@@ -167,7 +170,7 @@ Sign = Callable[[History], str | None]
 
 
 def divergence(h: History) -> str | None:
-    """Non-finite numbers, logits or gradients far above where they began, or updates as large as the weights."""
+    """Finds non-finite numbers, logits or gradients far above their first values, or updates as large as weights."""
     row = h.rows[-1]
     for name in ("loss/dis", "loss/gen", "logit/real", "logit/fake"):
         if name in row and not math.isfinite(_number(row[name])):
@@ -189,7 +192,7 @@ def divergence(h: History) -> str | None:
 
 
 def mode_collapse(h: History) -> str | None:
-    """Hardly any variety after the warm-up, and none coming."""
+    """Finds hardly any variety after the warm-up, and none coming."""
     row = h.rows[-1]
     if h.share() < WARM_UP or "monitor/coverage" not in row:
         return None
@@ -202,7 +205,7 @@ def mode_collapse(h: History) -> str | None:
 
 
 def partial_collapse(h: History) -> str | None:
-    """A part of the data that stays out of reach, or that was lost again.
+    """Finds a part of the data that G does not reach, or that it has lost again.
 
     A G that begins with samples scattered off the data covers all of it by chance, and less while they gather.
     """
@@ -221,7 +224,7 @@ def partial_collapse(h: History) -> str | None:
 
 
 def d_wins(h: History) -> str | None:
-    """D orders every pair right, and G's gradient has vanished, or its samples stay off the data."""
+    """Finds a D that orders every pair right while G's gradient has vanished, or G's samples stay off the data."""
     row = h.rows[-1]
     if h.share() < WARM_UP or row.get("monitor/separation", 0.0) < WON:
         return None
@@ -236,7 +239,7 @@ def d_wins(h: History) -> str | None:
 
 
 def g_wins(h: History) -> str | None:
-    """D prefers fakes that do not lie on the data."""
+    """Finds a D that prefers fakes which do not lie on the data."""
     row = h.rows[-1]
     if h.share() < WARM_UP or "monitor/separation" not in row:
         return None
@@ -247,7 +250,10 @@ def g_wins(h: History) -> str | None:
 
 
 def d_memorises(h: History) -> str | None:
-    """D puts held-out reals nearer to the fakes than to the reals that it was shown (Karras et al. 2020a, eq. 1)."""
+    """Finds a D that has memorised its training data (Karras et al. 2020a, eq. 1).
+
+    Such a D puts held-out reals nearer to the fakes than to the reals that it was trained on.
+    """
     row = h.rows[-1]
     if "monitor/heldout" not in row:
         return None
@@ -259,7 +265,7 @@ def d_memorises(h: History) -> str | None:
 
 
 def still_learning(h: History) -> str | None:
-    """Late in the run most samples are still off the data, and nothing worse is wrong."""
+    """Finds a run in which, late, most samples are still off the data, and nothing worse is wrong."""
     quality = h.rows[-1].get("monitor/quality", 1.0)
     if h.share() < LATE or quality >= OFF_DATA:
         return None
@@ -282,13 +288,13 @@ HIDES = {
 
 
 def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
-    """The verdicts at the last of `rows`, the gravest first; empty where all is well.
+    """Returns the verdicts at the last of `rows`, the gravest first; empty where all is well.
 
     A sign becomes a verdict when `SUSTAINED` of the last `WINDOW` rows show it.
 
     Args:
-      rows: of `metrics.jsonl`, in order; those without the monitor's numbers count for what they have.
-      total_steps: of the run.
+      rows: log lines of `metrics.jsonl`, in order; those without the monitor's numbers count for what they have.
+      total_steps: length of the run.
     """
     probed = [row for row in rows if "monitor/coverage" in row]
     rows = probed or [row for row in rows if "loss/gen" in row]
@@ -309,7 +315,7 @@ def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
 
 
 def _signs(sign: Sign, rows: Sequence[Row], total_steps: int) -> list[tuple[int, str]]:
-    """(step, evidence) of the last `WINDOW` rows that show the sign, the last row among them."""
+    """Returns (step, evidence) of the last `WINDOW` rows that show the sign; none if the last row does not show it."""
     history = History(rows, total_steps)
     seen = []
     for back in range(min(WINDOW, len(rows))):
@@ -323,7 +329,7 @@ def _signs(sign: Sign, rows: Sequence[Row], total_steps: int) -> list[tuple[int,
 
 
 def harmless_oscillation(rows: Sequence[Row]) -> str | None:
-    """A loss far outside of its usual range in the last row, while the coverage is what it was."""
+    """Finds a loss far outside of its usual range in the last row, while the coverage is the same as before."""
     if len(rows) < 8 or "monitor/coverage" not in rows[-1]:
         return None
     coverage = [_number(row["monitor/coverage"]) for row in rows if "monitor/coverage" in row]

@@ -1,4 +1,4 @@
-"""The monitor of a live run: probes at log lines, keeps the rows, and says when the verdict changes."""
+"""The monitor of a live run: it probes at log lines, keeps the rows, and reports a change of the verdict."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RECENT, AHEAD = 8, 0.9  # measurements, and the share of pairs that a D which is
 
 
 class Watch:
-    """Follows a run by its log lines.
+    """A monitor that follows a run by its log lines.
 
     Args:
       probe: state → signals, or None where only the losses are to be watched.
-      total_steps: of the run.
+      total_steps: length of the run.
       every_steps: least steps between two probes.
       log_steps: steps between log lines.
-      rows: of the run's earlier sittings.
+      rows: log lines of the run's earlier sittings.
     """
 
     def __init__(
@@ -40,11 +40,14 @@ class Watch:
         self.verdicts: list[Verdict] = judge_rows(self.rows, total_steps)
 
     def due(self, step: int, *, last: bool) -> bool:
-        """Whether to probe at this log line: the first after each multiple of `every_steps`, and the last."""
+        """Returns True if a probe is due at this log line.
+
+        It is due at the first after each multiple of `every_steps`, and at the last.
+        """
         return last or step // self._every > max(0, step - self._log) // self._every
 
     def __call__(self, step: int, state: Any, row: Row, *, last: bool = False) -> dict[str, Any]:
-        """What the monitor adds to the log line `row` of `step`: its signals and its verdict."""
+        """Returns the monitor's additions to the log line `row` of `step`: its signals and its verdict."""
         found: dict[str, Any] = {}
         if self.probe is not None and self.due(step, last=last):
             found |= self.probe(state)
@@ -55,19 +58,19 @@ class Watch:
 
     @property
     def bad(self) -> list[Verdict]:
-        """The verdicts that ask for something to be done."""
+        """The verdicts that call for an action."""
         return [verdict for verdict in self.verdicts if verdict.severity == "bad"]
 
     @property
     def dis_ahead(self) -> bool:
-        """Whether D told nearly all fakes from reals in most of the last measurements."""
+        """True if D separated nearly all fakes from reals in most of the last measurements."""
         values = [row["monitor/separation"] for row in self.rows if "monitor/separation" in row][-RECENT:]
         return bool(values) and statistics.median(values) > AHEAD
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Log lines in a row with the same verdict: steps from `first` to `last`."""
+    """A stretch of consecutive log lines with the same verdict: steps from `first` to `last`."""
 
     first: int
     last: int
@@ -75,7 +78,7 @@ class Stretch:
 
 
 def stretches(rows: Sequence[Row]) -> list[Stretch]:
-    """The verdicts of log lines, joined where they follow each other."""
+    """Returns the verdicts of log lines, joined where they follow each other."""
     found: list[Stretch] = []
     for row in rows:
         verdict, step = row.get("verdict"), int(row["step"])
@@ -89,12 +92,12 @@ def stretches(rows: Sequence[Row]) -> list[Stretch]:
 
 
 def shown(verdicts: Iterable[Verdict]) -> str:
-    """A line of them."""
+    """Returns the verdicts as one line of text."""
     return ", ".join(verdict.name for verdict in verdicts) or HEALTHY
 
 
 def read_rows(path: Path, until: int | None = None) -> list[Row]:
-    """The rows of a `metrics.jsonl` up to the step `until`; torn lines are left out, and a missing file is empty."""
+    """Reads the rows of a `metrics.jsonl` up to the step `until`. Skips torn lines; a missing file has no rows."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,9 +1,10 @@
-"""A trained generator as a file that needs no ganjax: a program and its weights, for jax or ONNX, or the weights alone.
+"""Exports a trained generator to a file that needs no ganjax.
 
-`.jaxexport` is an .npz: `program`, a `jax.export` artifact (StableHLO with a symbolic batch) as uint8; `metadata` in
-JSON; and the weights by name, which are the program's first argument; `docs/examples/load_export.py` reads it with jax
-alone. `.safetensors` has the same weights under the same names, and the same metadata. `.onnx` is a model of ONNX with
-inputs `latents` and, where there are classes, `labels`, and the metadata under `ganjax`. No reader runs a pickle.
+The file holds a program and its weights, for jax or ONNX, or the weights alone. `.jaxexport` is an .npz: `program`, a
+`jax.export` artifact (StableHLO with a symbolic batch) as uint8; `metadata` in JSON; and the weights by name, which are
+the program's first argument; `docs/examples/load_export.py` reads it with jax alone. `.safetensors` has the same
+weights under the same names, and the same metadata. `.onnx` is a model of ONNX with inputs `latents` and, where there
+are classes, `labels`, and the metadata under `ganjax`. No reader runs a pickle.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ def export(
     step: int | None = None,
     truncation: float = 1.0,
 ) -> str:
-    """Writes the generator of a run's checkpoint to `out`, tried beside the original first; returns what was done.
+    """Writes the generator of a run's checkpoint to `out`, and returns a summary of the result.
+
+    The file is first read back, and its images are compared with the original's.
 
     Args:
-      workdir: of the run.
-      out: ends in .jaxexport, .safetensors or, with the extra `onnx`, .onnx.
+      workdir: folder of the run.
+      out: a path that ends in .jaxexport, .safetensors or, with the extra `onnx`, .onnx.
       weights: `ema` or `raw`.
-      step: of the checkpoint; the newest by default.
+      step: step of the checkpoint; the newest by default.
       truncation: ψ of a generator that truncates its styles, baked into the program; 1 leaves them.
 
     Raises:
@@ -87,7 +90,7 @@ def export(
 
 
 def describe(run: Run, weights: str, truncation: float) -> dict[str, Any]:
-    """What someone with the file alone must know to use it; values that JSON has."""
+    """Returns the facts that a user of the file alone needs, as values that JSON has."""
     images = run.dataset.images
     points = images.ndim == 2
     return {
@@ -112,7 +115,10 @@ def describe(run: Run, weights: str, truncation: float) -> dict[str, Any]:
 
 
 def make_generate(gen: nn.Module, scale: float, truncation: float = 1.0) -> Generate:
-    """G as a function of its weights by name: its images in [-1, 1], or points times `scale`, the data's units."""
+    """Makes G a function of its weights by name.
+
+    Its results are images in [-1, 1], or points times `scale`, in the data's units.
+    """
     styles: dict[str, Any] = {"truncation": truncation} if truncation != 1 else {}
 
     def generate(weights: Mapping[str, Any], latents: jax.Array, labels: Any = None) -> jax.Array:
@@ -124,7 +130,7 @@ def make_generate(gen: nn.Module, scale: float, truncation: float = 1.0) -> Gene
 
 
 def some_inputs(run: Run, n: int) -> tuple[jax.Array, ...]:
-    """Latents [n, Z] of the run's distribution, and labels [n] where it has classes."""
+    """Returns latents [n, Z] of the run's distribution, and labels [n] where it has classes."""
     model = run.config.model
     keys = jax.random.split(jax.random.key(0), n)
     latents = make_latents(model.latent_dim, model.latent_distribution)(keys)
@@ -133,7 +139,10 @@ def some_inputs(run: Run, n: int) -> tuple[jax.Array, ...]:
 
 
 def check(original: Generate, arrays: Arrays, again: Callable[..., Any], run: Run) -> float:
-    """The largest difference between images of the run and of what was read back, for batches of several sizes."""
+    """Returns the largest difference between images of the run and of the file read back.
+
+    It tries batches of several sizes.
+    """
     inputs = some_inputs(run, max(BATCHES))
     expected = np.asarray(jax.jit(original)(arrays, *inputs))
     differences = []
@@ -146,7 +155,7 @@ def check(original: Generate, arrays: Arrays, again: Callable[..., Any], run: Ru
 
 
 def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, classes: int) -> bytes:
-    """The `jax.export` artifact of `generate` for all `PLATFORMS` and any number of latents.
+    """Returns the `jax.export` artifact of `generate` for all `PLATFORMS` and any number of latents.
 
     `weights` may be arrays or `jax.ShapeDtypeStruct`s: only their shapes and types matter.
     """
@@ -161,7 +170,7 @@ def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, class
 
 
 def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
-    """The bytes of a `.jaxexport`, and the function (latents, labels) → images that they hold, read back."""
+    """Returns the bytes of a `.jaxexport`, and the function (latents, labels) → images that is read back from them."""
     generate = make_generate(run.build.gan.gen.net, run.dataset.scale, facts["truncation"])
     program = lower(generate, arrays, facts["latent_dim"], facts["classes"])
     file = io.BytesIO()
@@ -177,7 +186,7 @@ def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes
 
 
 def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
-    """The bytes of a `.safetensors`, and the run's generator with the weights read back from them."""
+    """Returns the bytes of a `.safetensors`, and the run's generator with the weights read back from them."""
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
@@ -190,7 +199,7 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
 
 
 def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
-    """The bytes of a model of ONNX, and the function (latents, labels) → images that onnxruntime makes of them."""
+    """Returns the bytes of an ONNX model, and the function (latents, labels) → images that onnxruntime makes of it."""
     from ganjax.run.export import onnx_graph
 
     try:

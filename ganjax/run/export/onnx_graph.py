@@ -1,9 +1,9 @@
-"""A function of JAX as an ONNX model: the operations that the generators use, for any number of images.
+"""Converts a function of JAX to an ONNX model, with the operations that the generators use, for any number of images.
 
 The function is traced to a jaxpr with a symbolic batch, and each of its primitives is written as nodes of ONNX by one
-of the rules of `onnx_rules`. Those without a counterpart (random bits, erf⁻¹) are functions of JAX there, which are
-traced in turn.
-So the noise of StyleGAN2, which is drawn from the bits of the latent vectors, is the same in the file.
+of the rules of `onnx_rules`. A primitive without a counterpart (random bits, erf⁻¹) is a function of JAX there, which
+is traced in turn. So the noise of StyleGAN2, which is drawn from the bits of the latent vectors, is the same in the
+file.
 
 Needs the extra `onnx`. Images stay NHWC; a convolution is put between two transpositions, which runtimes remove.
 """
@@ -27,10 +27,13 @@ Rule = Callable[..., "str | list[str]"]
 
 
 class Graph:
-    """Nodes and constants of a model in the making; values go by their names."""
+    """The nodes and constants of a model in the making; values are referred to by their names."""
 
     def __init__(self, batch: Any, rules: Mapping[str, Rule]) -> None:
-        """batch: the symbolic dimension of inputs and outputs; rules: by the names of primitives."""
+        """Starts an empty graph.
+
+        `batch` is the symbolic dimension of inputs and outputs; `rules` go by names of primitives.
+        """
         from onnx import helper, numpy_helper
 
         self.helper, self.to_tensor = helper, numpy_helper.from_array
@@ -41,13 +44,13 @@ class Graph:
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output, whose name is returned."""
+        """Adds a node with one output, and returns the output's name."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """The name of a constant; equal ones are kept once."""
+        """Adds a constant and returns its name; equal constants are kept once."""
         array = np.asarray(value, dtype)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._known:
@@ -55,38 +58,38 @@ class Graph:
         return self._known[key]
 
     def name_constant(self, name: str, array: np.ndarray) -> str:
-        """A constant of that name."""
+        """Adds a constant of that name, and returns the name."""
         self.constants[name] = self.to_tensor(np.ascontiguousarray(array).reshape(array.shape), name)
         return name
 
     def numbers(self, values: Sequence[Any]) -> str:
-        """int64 [K], any of them the batch."""
+        """Adds an int64 [K] of numbers, any of which may be the batch, and returns its name."""
         if all(isinstance(value, int | np.integer) for value in values):
             return self.constant(list(map(int, values)), np.int64)
         parts = [self.batch_name if v is self.batch or v == self.batch else self.numbers([v]) for v in values]
         return self.add("Concat", *parts, axis=0)
 
     def reshape(self, x: str, shape: Sequence[Any]) -> str:
-        """x with another shape, at most one of whose sides has to do with the batch."""
+        """Adds a node that reshapes x, and returns its output's name. At most one side may depend on the batch."""
         sides = [int(side) if isinstance(side, int | np.integer) else -1 for side in shape]
         return self.add("Reshape", x, self.constant(sides, np.int64))
 
     def cast(self, x: str, dtype: Any) -> str:
-        """x as another type."""
+        """Adds a node that casts x to another type, and returns its output's name."""
         return self.add("Cast", x, to=self.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def inline(self, function: Callable[..., Any], names: Sequence[str], avals: Sequence[Any]) -> list[str]:
-        """The outputs of a function of JAX; `avals` have its arguments' shapes and types."""
+        """Adds a function of JAX and returns the names of its outputs. `avals` have its arguments' shapes and types."""
         given = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         with native.portable():
             closed = jax.make_jaxpr(function)(*given)
         return self.jaxpr(closed.jaxpr, closed.consts, names)
 
     def jaxpr(self, jaxpr: Any, consts: Sequence[Any], names: Sequence[str]) -> list[str]:
-        """The names of a jaxpr's outputs, given those of its inputs.
+        """Adds a jaxpr, and returns the names of its outputs, given those of its inputs.
 
         Raises:
-          UserError: it has a primitive without a rule.
+          UserError: the jaxpr has a primitive without a rule.
         """
         known: dict[Any, str] = dict(zip(jaxpr.invars, names, strict=True))
         known |= {var: self.constant(np.asarray(x)) for var, x in zip(jaxpr.constvars, consts, strict=True)}
@@ -111,17 +114,17 @@ def to_onnx(
     output: str,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of an ONNX model of `function`.
+    """Returns the bytes of an ONNX model of `function`.
 
     Args:
       function: (weights by name, one array [N, …] for each of `inputs`) → an array [N, …]; float32.
-      weights: become the constants of the model.
-      inputs: name → shape of one of N, and type.
-      output: its name.
+      weights: arrays that become the constants of the model.
+      inputs: name → shape of one of the N elements, and type.
+      output: name of the model's output.
       metadata: texts that the model carries.
 
     Raises:
-      UserError: `onnx` is not installed, the function does what has no ONNX here, or the weights exceed 2 GiB.
+      UserError: `onnx` is not installed, a primitive has no rule here, or the weights exceed 2 GiB.
     """
     from ganjax.run.export.onnx_rules import RULES
 

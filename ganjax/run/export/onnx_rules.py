@@ -1,4 +1,4 @@
-"""What each primitive of JAX is in ONNX: the rules that `ganjax.run.export.onnx_graph` writes a model by."""
+"""The rules by which `ganjax.run.export.onnx_graph` writes each primitive of JAX as ONNX."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def simple(op: str) -> Rule:
-    """For a primitive that is one node, element by element."""
+    """Makes the rule of a primitive that is one node, element by element."""
     return lambda graph, eqn, *inputs: graph.add(op, *inputs)
 
 
 def through(function: Callable[..., Any]) -> Rule:
-    """For a primitive that other primitives make."""
+    """Makes the rule of a primitive that is written by other primitives."""
     return lambda graph, eqn, *inputs: graph.inline(function, inputs, [var.aval for var in eqn.invars])
 
 
 def reduction(op: str) -> Rule:
-    """For a primitive with `axes`."""
+    """Makes the rule of a primitive with `axes`."""
     return lambda graph, eqn, x: graph.add(op, x, graph.constant(eqn.params["axes"], np.int64), keepdims=0)
 
 
 def logical(bits: str, truth: str) -> Rule:
-    """For a primitive of bits, and of truth values."""
+    """Makes the rule of a primitive on bits or on truth values: `bits` and `truth` are their operations."""
     return lambda graph, eqn, *x: graph.add(truth if eqn.outvars[0].aval.dtype == bool else bits, *x)
 
 
 def called(graph: Graph, eqn: Any, *inputs: str) -> list[str]:
-    """What a call has inside; of several platforms the one for all others."""
+    """Writes the function inside a call; of several platforms, the one for all others."""
     inner = next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params)
     return graph.jaxpr(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
 
 
 def branch(graph: Graph, eqn: Any, index: str, *inputs: str) -> list[str]:
-    """The branch for platforms that are not named; others are refused."""
+    """Writes the branch for platforms that are not named; refuses others."""
     platforms = eqn.params.get("branches_platforms")
     if not platforms or None not in platforms:
         raise UserError("There is no ONNX for a branch that depends on numbers; .jaxexport has all of JAX.")
@@ -53,7 +53,7 @@ def branch(graph: Graph, eqn: Any, index: str, *inputs: str) -> list[str]:
 
 
 def broadcast(graph: Graph, eqn: Any, x: str) -> str:
-    """New axes, and old ones of length 1 repeated."""
+    """Adds new axes, and repeats old ones of length 1."""
     aval, shape = eqn.invars[0].aval, eqn.params["shape"]
     sides: list[Any] = [1] * len(shape)
     for axis, side in zip(eqn.params["broadcast_dimensions"], aval.shape, strict=True):
@@ -63,7 +63,7 @@ def broadcast(graph: Graph, eqn: Any, x: str) -> str:
 
 
 def convolution(graph: Graph, eqn: Any, x: str, kernel: str) -> str:
-    """Any layout, stride, padding and grouping; no dilation of the input."""
+    """Writes a convolution of any layout, stride, padding and grouping; the input may not be dilated."""
     given = eqn.params
     if set(given["lhs_dilation"]) != {1} or given["batch_group_count"] != 1:
         raise UserError("There is no ONNX here for a transposed convolution; .jaxexport has all of JAX.")
@@ -81,7 +81,7 @@ def convolution(graph: Graph, eqn: Any, x: str, kernel: str) -> str:
 
 
 def product(graph: Graph, eqn: Any, x: str, y: str) -> str:
-    """Any product of two arrays: MatMul where it is one, Einsum elsewhere."""
+    """Writes any product of two arrays: as MatMul where it is one, else as Einsum."""
     (x_sum, y_sum), (x_batch, y_batch) = eqn.params["dimension_numbers"]
     ranks = [len(var.aval.shape) for var in eqn.invars]
     if not x_batch and ranks == [2, 2] and tuple(x_sum) == (1,) and tuple(y_sum) == (0,):
@@ -97,7 +97,7 @@ def product(graph: Graph, eqn: Any, x: str, y: str) -> str:
 
 
 def gather(graph: Graph, eqn: Any, x: str, index: str) -> str:
-    """One window, `x[:, 3:5]`, or whole slices at indices along one axis, `x[index]`."""
+    """Writes one window, `x[:, 3:5]`, or whole slices at indices along one axis, `x[index]`."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape, indices = (var.aval.shape for var in eqn.invars)
     axes = numbers.start_index_map
@@ -120,7 +120,7 @@ def gather(graph: Graph, eqn: Any, x: str, index: str) -> str:
 
 
 def pad(graph: Graph, eqn: Any, x: str, value: str) -> str:
-    """Values around the edges; negative ones cut."""
+    """Adds values around the edges; negative numbers cut."""
     low, high, inside = zip(*eqn.params["padding_config"], strict=True)
     if any(inside):
         raise UserError("There is no ONNX here for padding between elements; .jaxexport has all of JAX.")
@@ -128,7 +128,7 @@ def pad(graph: Graph, eqn: Any, x: str, value: str) -> str:
 
 
 def slices(graph: Graph, eqn: Any, x: str) -> str:
-    """start:end:step of every axis."""
+    """Writes start:end:step of every axis."""
     given, rank = eqn.params, len(eqn.params["start_indices"])
     ends = [end if isinstance(end, int | np.integer) else TO_THE_END for end in given["limit_indices"]]
     parts = (given["start_indices"], ends, range(rank), given["strides"] or [1] * rank)
@@ -136,14 +136,14 @@ def slices(graph: Graph, eqn: Any, x: str) -> str:
 
 
 def stack(graph: Graph, eqn: Any, *inputs: str) -> str:
-    """Along a new axis."""
+    """Stacks the inputs along a new axis."""
     axis = eqn.params["axis"]
     new = graph.constant([axis], np.int64)
     return graph.add("Concat", *(graph.add("Unsqueeze", x, new) for x in inputs), axis=axis)
 
 
 def window_max(graph: Graph, eqn: Any, x: str) -> str:
-    """Pooling over the middle axes of NHWC."""
+    """Writes max pooling over the middle axes of NHWC."""
     given = eqn.params
     if set(given["base_dilation"]) | set(given["window_dilation"]) != {1} or len(given["padding"]) != 4:
         raise UserError("There is no ONNX here for pooling of this kind; .jaxexport has all of JAX.")
@@ -159,7 +159,7 @@ def window_max(graph: Graph, eqn: Any, x: str) -> str:
 
 
 def bits_of(graph: Graph, eqn: Any, x: str) -> str:
-    """The same bits as another type."""
+    """Writes the same bits as another type."""
     graph.opset = BITCAST_OPSET
     return graph.add(
         "BitCast", x, to=graph.helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
@@ -167,7 +167,7 @@ def bits_of(graph: Graph, eqn: Any, x: str) -> str:
 
 
 def counted(graph: Graph, eqn: Any) -> str:
-    """iota."""
+    """Writes `iota`."""
     given = eqn.params
     sides = [given["shape"][i] if i == given["dimension"] else 1 for i in range(len(given["shape"]))]
     count = np.arange(given["shape"][given["dimension"]], dtype=given["dtype"]).reshape(sides)
@@ -175,7 +175,7 @@ def counted(graph: Graph, eqn: Any) -> str:
 
 
 def erf_inv(x: jax.Array) -> jax.Array:
-    """erf⁻¹ in float32 (Giles 2010, "Approximating the erfinv function"), as XLA computes it."""
+    """Returns erf⁻¹ in float32 (Giles 2010, "Approximating the erfinv function"), as XLA computes it."""
     w = -jnp.log1p(-x * x)
     near = [2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087]
     near += [-0.00125372503, -0.00417768164, 0.246640727, 1.50140941]
@@ -190,7 +190,10 @@ def erf_inv(x: jax.Array) -> jax.Array:
 
 
 def threefry(k0: jax.Array, k1: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), the generator of `jax.random`; all uint32, shapes alike."""
+    """Returns Threefry-2x32 with 20 rounds (Salmon et al. 2011), the generator of `jax.random`.
+
+    All arrays are uint32 and of one shape.
+    """
     keys = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA))
     x0, x1 = x0 + keys[0], x1 + keys[1]
     for group in range(5):
@@ -202,12 +205,12 @@ def threefry(k0: jax.Array, k1: jax.Array, x0: jax.Array, x1: jax.Array) -> tupl
 
 
 def seed_key(seed: jax.Array) -> jax.Array:
-    """The key [2] of a seed of 32 bits."""
+    """Returns the key [2] of a seed of 32 bits."""
     return jnp.stack([jnp.uint32(0), seed.astype(jnp.uint32)])
 
 
 def fold_in(keys: jax.Array, number: jax.Array) -> jax.Array:
-    """Keys [..., 2] folded with numbers [...]."""
+    """Folds keys [..., 2] with numbers [...]."""
     number = number.astype(jnp.uint32)
     shape = jnp.broadcast_shapes(keys.shape[:-1], number.shape)
     k0, k1 = (jnp.broadcast_to(keys[..., i], shape) for i in (0, 1))
@@ -216,7 +219,7 @@ def fold_in(keys: jax.Array, number: jax.Array) -> jax.Array:
 
 
 def random_bits(graph: Graph, eqn: Any, keys: str) -> list[str]:
-    """32 random bits an element, as `jax_threefry_partitionable` draws them."""
+    """Writes 32 random bits an element, as `jax_threefry_partitionable` draws them."""
     shape, (aval,) = eqn.params["shape"], [var.aval for var in eqn.invars]
     if eqn.params["bit_width"] != 32:
         raise UserError("There is no ONNX here for random numbers of other than 32 bits.")
@@ -234,29 +237,29 @@ def random_bits(graph: Graph, eqn: Any, keys: str) -> list[str]:
 
 
 def raw_key(aval: Any) -> Any:
-    """The shape and type of keys as numbers."""
+    """Returns the shape and type of keys as numbers."""
     if not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         return aval
     return jax.ShapeDtypeStruct((*aval.shape, 2), jnp.uint32)
 
 
 def with_keys(function: Callable[..., Any]) -> Rule:
-    """`through`, for arguments that may be keys."""
+    """Makes a rule as `through` does, for arguments that may be keys."""
     return lambda graph, eqn, *x: graph.inline(function, x, [raw_key(var.aval) for var in eqn.invars])
 
 
 def convert(graph: Graph, eqn: Any, x: str) -> str:
-    """Another type."""
+    """Converts x to another type."""
     return graph.cast(x, eqn.params["new_dtype"])
 
 
 def power(graph: Graph, eqn: Any, x: str) -> str:
-    """A whole power."""
+    """Writes a whole power of x."""
     return graph.add("Pow", x, graph.constant(eqn.params["y"], eqn.invars[0].aval.dtype))
 
 
 def plus(number: int, graph: Graph, eqn: Any, x: str) -> str:
-    """x + number."""
+    """Adds `number` to x."""
     return graph.add("Add", x, graph.constant(number, eqn.invars[0].aval.dtype))
 
 

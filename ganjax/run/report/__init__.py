@@ -1,1 +1,1 @@
-"""The pages people look at: self-contained HTML, drawn by plotly, that opens offline."""
+"""The HTML pages of runs: self-contained, drawn by plotly, readable offline."""

@@ -1,4 +1,4 @@
-"""Numbers, times and intervals as a person reads them."""
+"""Formats numbers, times and intervals for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NONE = "–"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`0.123`, `12.3`, `1.2e+05`, a true minus; a dash for None and what is not finite."""
+    """Formats a number: `0.123`, `12.3`, `1.2e+05`, a true minus; a dash for None and numbers that are not finite."""
     if value is None or not math.isfinite(value):
         return NONE
     if value < 0:
@@ -22,28 +22,28 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
-    """`number` with its sign, a true minus."""
+    """Formats a number with its sign, a true minus."""
     text = number(None if value is None else abs(value))
     return text if value is None or text == NONE else ("−" if value < 0 else "+") + text
 
 
 def between(interval: Sequence[float] | None, show: Callable[[float | None], str] = number) -> str:
-    """`[0.1, 0.2]`, or nothing."""
+    """Formats an interval, `[0.1, 0.2]`, or returns an empty text for None."""
     return "" if interval is None else f"[{show(interval[0])}, {show(interval[1])}]"
 
 
 def probability(value: float | None) -> str:
-    """A p-value: `.023`, `< .001`."""
+    """Formats a p-value: `.023`, `< .001`."""
     return NONE if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def count(value: int | float) -> str:
-    """`12 345`, grouped by thin spaces."""
+    """Formats a count, `12 345`, grouped by thin spaces."""
     return f"{round(value):,}".replace(",", " ")
 
 
 def duration(seconds: float | None) -> str:
-    """`12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Formats seconds as `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 10:
@@ -57,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def option(value: Any) -> str:
-    """The value of an option, as one would type it."""
+    """Formats the value of an option as one would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

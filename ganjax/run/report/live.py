@@ -1,4 +1,4 @@
-"""The page of a run that is going on: written anew now and then, at a cost that stays below a hundredth of the run."""
+"""The page of a running run, written anew from time to time, at a cost below a hundredth of the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class LivePage:
     A page is a courtesy: where it cannot be written, the run goes on and `tell` gets the reason, once.
 
     Args:
-      folder: of the run.
-      enabled: False does nothing.
+      folder: folder of the run.
+      enabled: False writes no page.
       tell: takes a line of text.
-      clock: seconds, never going back.
+      clock: returns seconds, never going back.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LivePage:
         self._next = clock() + LEAST_SECONDS
 
     def __call__(self, *, last: bool = False) -> bool:
-        """Whether a page was written: it is due, or this is the `last` call."""
+        """Writes a page if one is due, or this is the `last` call. Returns True if it wrote one."""
         start = self._clock()
         if not self._enabled or (start < self._next and not last):
             return False

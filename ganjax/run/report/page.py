@@ -1,10 +1,10 @@
-"""What all pages share: the skeleton, its look and its plots.
+"""The common parts of all pages: the skeleton, its look and its plots.
 
-A page is one HTML file. It asks nothing of the network, and its content security policy forbids it to; all text from
+A page is one HTML file. It asks nothing of the network, and its content security policy forbids it to. All text from
 users' files is escaped (Jinja2 in HTML and JSON, `plain` of page.js in plots).
 
-The plots are plotly's, whose package carries its JavaScript (4.8 MB, most of a page). Bokeh's is 1 MB, but draws on a
-canvas, which a screen reader cannot enter, a test cannot read, and a change from light to dark has to rebuild.
+The plots are plotly's, whose package carries its JavaScript (4.8 MB, most of a page). Bokeh's is 1 MB, but it draws on
+a canvas: a screen reader cannot enter it, a test cannot read it, and a change from light to dark has to rebuild it.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def _plotly() -> str:
 
 
 def render(kind: str, *, title: str, data: Mapping[str, Any], **context: Any) -> str:
-    """One self-contained page.
+    """Makes one self-contained page, and returns its HTML.
 
     Args:
-      kind: of `SCRIPTS`: the template, and the scripts that draw from `data`.
-      title: of the page, any text.
-      data: JSON values for the script; no NaN.
-      context: what the template names.
+      kind: a key of `SCRIPTS`: the template, and the scripts that draw from `data`.
+      title: title of the page, any text.
+      data: JSON values for the scripts; no NaN.
+      context: values that the template names.
     """
     from markupsafe import Markup
 
@@ -88,18 +88,18 @@ def write(path: Path, html: str) -> None:
     """Writes a page, whole or not at all.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the page cannot be written.
     """
     write_atomically(path, html.encode("utf-8"), "a page")
 
 
 def picture(png: bytes, *, side: int = PICTURE_SIDE, most: int = PICTURE_BYTES) -> str:
-    """A picture as a `data:` URI of at most about `most` bytes: smaller and lossy where the PNG is larger.
+    """Makes a `data:` URI of a picture, of at most about `most` bytes. A larger PNG is made smaller, and lossy.
 
     Args:
       png: a PNG, JPEG or WebP file.
       side: pixels of the longer side at most.
-      most: bytes.
+      most: size limit in bytes.
     """
     from PIL import Image
 

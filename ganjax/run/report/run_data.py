@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read for a page: lenient, since the run may be going on or have been killed."""
+"""Reads a run's folder for a page. The reading is lenient, since the run may be going on or have been killed."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Series = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class RunData:
-    """A run.
+    """The data of a run.
 
     Attributes:
-      folder: of the run.
+      folder: folder of the run.
       config: dotted key → value.
-      environment: what `environment.json` holds; empty where it is missing.
+      environment: contents of `environment.json`; empty where it is missing.
       rows: its log lines.
-      reason: how it ended, in words; None where it runs or was killed.
-      verdicts: at the last log line.
+      reason: the reason of its end, in words; None where it runs or was killed.
+      verdicts: verdicts at the last log line.
       stretches: the verdicts of all log lines.
       remedies: restarts and rollbacks.
       grids: (step, picture of samples, picture of the scales or None), in order.
@@ -54,31 +54,31 @@ class RunData:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """The name of the folder."""
         return self.folder.absolute().name
 
     @property
     def step(self) -> int:
-        """Of the last log line, 0 before the first."""
+        """The step of the last log line, 0 before the first."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
     def total_steps(self) -> int:
-        """At which it ends."""
+        """The step at which the run ends."""
         steps = self.config.get("train.steps", 0)
         return int(steps) if isinstance(steps, int | float) else 0
 
     @property
     def verdict(self) -> str:
-        """The last one, in words."""
+        """The last verdict, in words."""
         return ", ".join(verdict.name for verdict in self.verdicts) or HEALTHY
 
     def last(self, name: str) -> float | None:
-        """The last known value of a series."""
+        """Returns the last known value of a series."""
         return next((v for row in reversed(self.rows) if (v := _number(row.get(name))) is not None), None)
 
     def steps_per_second(self) -> float | None:
-        """Over the last log lines, evaluations and saving included; None where that cannot be known."""
+        """Returns the speed over the last log lines, evaluations and saving included; None where it cannot be known."""
         recent = [row for row in self.rows[-RECENT:] if _number(row.get("seconds")) is not None]
         if len(recent) < 2:
             return None
@@ -87,21 +87,24 @@ class RunData:
         return steps / seconds if steps > 0 and seconds > 0 else None
 
     def images_per_second(self) -> float | None:
-        """The middle of the last log lines."""
+        """Returns the median speed of the last log lines."""
         values = [
             v for row in self.rows[-RECENT:] if (v := _number(row.get("images_per_second"))) is not None
         ]
         return statistics.median(values) if values else None
 
     def seconds_left(self) -> float | None:
-        """At the speed of now; None where the run has ended or the speed is unknown."""
+        """Returns the time left at the present speed; None where the run has ended or the speed is unknown."""
         rate = self.steps_per_second()
         if self.reason is not None or not rate:
             return None
         return max(0, self.total_steps - self.step) / rate
 
     def changes(self) -> list[tuple[str, Any, Any]]:
-        """(option, the default, its value) where they differ; an option this version does not know has None."""
+        """Returns (option, the default, its value) where they differ.
+
+        An option unknown to this version has None as default.
+        """
         found = []
         for key, value in self.config.items():
             default = BY_KEY[key].default if key in BY_KEY else None
@@ -114,7 +117,7 @@ def read_run(folder: Path) -> RunData:
     """Reads the folder of a run.
 
     Raises:
-      UserError: no run there.
+      UserError: the folder has no run.
     """
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -158,7 +161,10 @@ def _json(file: Path) -> Any:
 
 
 def _reason(summary: dict[str, Any], step: int) -> str | None:
-    """Of the end; a summary that is older than the last log line is one of an earlier sitting."""
+    """Returns the reason of the end.
+
+    A summary older than the last log line is one of an earlier sitting and gives None.
+    """
     return str(summary["reason"]) if summary.get("reason") and summary.get("steps", -1) >= step else None
 
 
@@ -176,17 +182,17 @@ def _same(default: Any, value: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Returns a finite number, or None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain and math.isfinite(value) else None
 
 
 def series_of(rows: Sequence[Row], *, points: int = ALL_POINTS) -> Series:
-    """name → {"x": steps, "y": values} of all numbers in the rows, thinned; None where a value was not finite.
+    """Returns name → {"x": steps, "y": values} of all numbers in the rows, thinned; None where a value was not finite.
 
     Args:
       rows: log lines.
-      points: of all series together, about.
+      points: approximate number of points of all series together.
     """
     columns: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows:
@@ -200,12 +206,14 @@ def series_of(rows: Sequence[Row], *, points: int = ALL_POINTS) -> Series:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> dict[str, list[Any]]:
-    """At most `most` points of a series [n], the lowest and the highest of each stretch, so that no spike is lost.
+    """Returns at most `most` points of a series [n].
+
+    They are the lowest and the highest of each stretch, so that no spike is lost.
 
     Args:
       x: [n] integers, rising.
       y: [n] float64; NaN stands for a value that was not finite, and one of each stretch is kept, as None.
-      most: at least 6.
+      most: number of points, at least 6.
     """
     if len(x) > most:
         keep: set[int] = {0, len(x) - 1}

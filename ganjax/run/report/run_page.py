@@ -1,4 +1,4 @@
-"""The page of a run: samples over time, curves with the monitor's verdicts, what was configured, how long it takes."""
+"""The page of a run: samples over time, curves with the monitor's verdicts, its config, and its time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Panel:
     """A plot.
 
     Attributes:
-      id, title, note: what it is called and shows.
-      prefixes: of the series that it takes.
-      log: whether its axis is logarithmic at first.
+      id, title, note: its key, its heading, and a remark on its content.
+      prefixes: prefixes of the series that it takes.
+      log: True if its axis is logarithmic at first.
     """
 
     id: str
@@ -88,7 +88,7 @@ def write_run_page(workdir: Path, out: Path | None = None) -> Path:
       out: the HTML file; `report.html` in the workdir by default.
 
     Raises:
-      UserError: no run there, or the page cannot be written.
+      UserError: the folder has no run, or the page cannot be written.
     """
     run = read_run(workdir)
     path = out or workdir / "report.html"
@@ -123,12 +123,12 @@ def write_run_page(workdir: Path, out: Path | None = None) -> Path:
 
 
 def state(run: RunData) -> str:
-    """How the run stands, in words."""
+    """Returns the state of the run, in words."""
     return run.reason or "running, or killed"
 
 
 def plots_of(series: Iterable[str]) -> list[dict[str, Any]]:
-    """Which series go into which plot: a plot for each metric, then each series into the first that takes it."""
+    """Assigns series to plots: a plot for each metric, then each other series to the first plot that takes it."""
     left = sorted(series, key=_natural)
     metrics = [name for name in left if name.startswith("eval/")]
     panels = [
@@ -153,18 +153,18 @@ def plots_of(series: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """For sorting: `layer_2` before `layer_10`."""
+    """Returns a key for sorting: `layer_2` before `layer_10`."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def clock(run: RunData) -> Series:
-    """Images and seconds over steps, for other axes."""
+    """Returns images and seconds over steps, for other axes."""
     rows = [{key: row.get(key) for key in ("step", "images", "seconds")} for row in run.rows]
     return series_of([row for row in rows if None not in row.values()], points=400)
 
 
 def marks(run: RunData) -> list[dict[str, Any]]:
-    """Stretches of verdicts that are not plain health, each with the lesson it points to; the last `MARKS`."""
+    """Returns the last `MARKS` stretches of verdicts that are not plain health, each with the lesson it points to."""
     found = []
     for stretch in run.stretches:
         names = [name for name in stretch.verdict.split(", ") if name in ADVICE]
@@ -202,7 +202,10 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def _frames(run: RunData) -> list[dict[str, Any]]:
-    """Pictures over training time, the first and the newest among them, as even in time as may be."""
+    """Returns pictures over training time, as evenly spaced in time as possible.
+
+    The first picture and the newest are among them.
+    """
     count = len(run.grids)
     chosen = sorted(
         {round(i * (count - 1) / max(FRAMES - 1, 1)) for i in range(FRAMES)}
@@ -220,7 +223,7 @@ def _frames(run: RunData) -> list[dict[str, Any]]:
 
 
 def _picture(path: Path, most: int) -> str | None:
-    """None where the file is gone or torn."""
+    """Returns the picture as a `data:` URI, or None where the file is gone or torn."""
     try:
         return page.picture(path.read_bytes(), side=FRAME_SIDE, most=most)
     except (OSError, ValueError):
@@ -267,7 +270,7 @@ def _remedy(remedy: dict[str, Any]) -> str:
 
 
 def write_compare_page(workdirs: Sequence[Path], out: Path) -> Path:
-    """Writes a page that holds runs against each other, beginning with what differs in their configs.
+    """Writes a page that compares runs, beginning with the differences of their configs.
 
     Args:
       workdirs: folders of two runs or more.
@@ -301,7 +304,7 @@ def write_compare_page(workdirs: Sequence[Path], out: Path) -> Path:
 
 
 def _names(runs: Sequence[RunData]) -> list[str]:
-    """The folders' names, with as much of the path as tells them apart."""
+    """Returns the folders' names, with as much of the path as tells them apart."""
     paths = [run.folder.absolute() for run in runs]
     for length in range(1, 8):
         names = ["/".join(path.parts[-length:]) for path in paths]
@@ -311,7 +314,7 @@ def _names(runs: Sequence[RunData]) -> list[str]:
 
 
 def _config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
-    """(option, value in each run) of the options that are not the same in all; versions come last."""
+    """Returns (option, value in each run) of the options that are not the same in all; versions come last."""
     versions = [
         {f"version of {k}": v for k, v in (run.environment.get("versions") or {}).items()} for run in runs
     ]
@@ -325,7 +328,7 @@ def _config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
 
 
 def _facts_of(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
-    """(what, value in each run): how they stand, and their last metrics."""
+    """Returns (fact, value in each run): the state of the runs, and their last metrics."""
     columns = [dict([*_facts(run), ("Verdict", run.verdict)]) for run in runs]
     measured = sorted({name for run in runs for row in run.rows for name in row if name.startswith("eval/")})
     measured += ["monitor/coverage", "monitor/diversity", "monitor/quality", "loss/dis", "loss/gen"]
@@ -336,7 +339,7 @@ def _facts_of(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
 
 
 def _frames_newest(run: RunData) -> list[dict[str, Any]]:
-    """The newest picture that can be read."""
+    """Returns the newest picture that can be read."""
     for step, grid, _ in reversed(run.grids[-3:]):
         if source := _picture(grid, page.PICTURE_BYTES):
             return [{"step": step, "source": source}]

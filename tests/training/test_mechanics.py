@@ -150,7 +150,9 @@ def test_a_d_with_packing_sees_all_of_a_group():
         **STILL,
     )
     _, (row,) = toy.run(1)
-    order = toy.build.make_batch((jnp.asarray(reals), None), toy.first, jnp.arange(8)).reals[0][0]
+    order = toy.build.make_batch(
+        (jnp.asarray(reals), None), toy.first.seed, toy.first.step, jnp.arange(8)
+    ).reals[0][0]
     logits = np.asarray(order).reshape(4, 4) @ weights
     np.testing.assert_allclose(row["dis/drift"], np.mean(logits**2), rtol=1e-5)
     np.testing.assert_allclose(row["dis/penalty"], weights @ weights / 2, rtol=1e-5)

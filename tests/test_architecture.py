@@ -134,3 +134,13 @@ def test_light_modules_do_not_import_jax(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_slow_tests_that_are_listed_exist() -> None:
+    """`tests/slow_tests.txt` is made from measured times; a test that was renamed since would be quick again."""
+    lines = (ROOT / "tests" / "slow_tests.txt").read_text().splitlines()
+    for line in lines:
+        if not line.startswith("#"):
+            file, _, test = line.partition("  #")[0].partition("::")
+            name = re.escape(test.partition("[")[0])
+            assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), line

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import pytest
 from browser import BROWSER
+from paths import ROOT
 
 PLATFORM = os.environ.get("GANJAX_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
@@ -36,8 +37,6 @@ if PLATFORM == "cpu":
     jax.config.update("jax_num_cpu_devices", 4)  # a test takes what it needs: jax.devices()[:2]
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the launch scripts are for bash")
 
 PYTHON = """#!/bin/bash

@@ -1,6 +1,6 @@
 """Every option of a run, stated once: key, default, help, unit and allowed values.
 
-`config.py` turns this list into a config, its checks, its help page and its error messages. An option's
+`recipe.py` turns this list into a config, its checks, its help page and its error messages. An option's
 type is the type of its default; ranges are inclusive.
 """
 

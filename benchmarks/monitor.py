@@ -86,25 +86,25 @@ def main() -> None:
     }
     changes = [(key, str(value)) for key, value in options.items()]
     config = configs.resolve(arguments.config, [*changes, *(tuple(x.split("=", 1)) for x in arguments.set)])
+    from ganjax.run import loop as running
     from ganjax.run.loop import Loop
     from ganjax.run.setup import prepare
     from ganjax.runtime.checkpoint import Checkpointer
     from ganjax.runtime.logs import RunWriter
     from ganjax.runtime.signals import StopSignals
 
-    samples = config.monitor.samples
+    samples, take_weights = config.monitor.samples, running.weights
 
     def loop_in(folder: Path, checkpoints: Checkpointer, *, watched: bool) -> Any:
         """A loop that has compiled its step and its probe."""
         config.monitor.samples = samples if watched else 0
         loop = Loop(config, prepare(config), folder, checkpoints, StopSignals())
         if not watched:
-            loop.watch = Unwatched()  # type: ignore[assignment]
-            loop.logs_at = lambda step: False  # type: ignore[method-assign]  # so no ratio is taken
+            loop.monitor.watch = Unwatched()  # type: ignore[assignment]
         with RunWriter(folder / "first", total_steps=total, start_step=0) as writer:
             loop.advance(writer, until=arguments.steps)
         if watched:
-            loop.watch = Timed(loop.watch)  # type: ignore[assignment]
+            loop.monitor.watch = Timed(loop.monitor.watch)  # type: ignore[assignment]
         return loop
 
     seconds: dict[bool, list[np.ndarray]] = {True: [], False: []}
@@ -118,18 +118,19 @@ def main() -> None:
             for i in range(arguments.repeats):
                 for watched in (True, False) if i % 2 else (False, True):
                     loop = loops[watched]
+                    running.weights = take_weights if watched else lambda state: None  # no ratio without
                     start = now()
                     loop.advance(writer, until=loop.step + arguments.steps)
                     loop.state.step.block_until_ready()
                     seconds[watched].append(1000 * (now() - start) / arguments.steps)
             watched_loop, probes = loops[True], []
-            timed: Any = watched_loop.watch
+            timed: Any = watched_loop.monitor.watch
             for _ in range(arguments.repeats * arguments.steps // config.log.every_steps):
                 timed.ratio(watched_loop.state, watched_loop.calls)
             share = timed.spent / (np.array(seconds[True]).sum(axis=0) * arguments.steps / 1000)
             for _ in range(5):
                 start = now()
-                watched_loop.watch.probe(watched_loop.state)
+                watched_loop.monitor.watch.probe(watched_loop.state)
                 probes.append(1000 * (now() - start))
     with_, without = np.array(seconds[True]), np.array(seconds[False])  # [repeats, 2] in milliseconds a step
     ratios = with_ / without

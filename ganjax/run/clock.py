@@ -29,6 +29,10 @@ class Clock:
         self.last_seconds, self.last_step = now, step
         return rate
 
+    def skip(self) -> None:
+        """Leaves the time since the last `rate` out of the next: it was not spent on steps."""
+        self.last_seconds = self.seconds
+
 
 def steps_per_call(config: ConfigDict, start: int, scan: bool) -> int:
     """Returns the largest number of steps in a call that meets every boundary: log, grid, checkpoint, end."""

@@ -73,7 +73,10 @@ class Sampler:
             model.latent_dim, model.latent_distribution, 1.0 if build.truncates else truncation
         )
         self._count = len(devices)
-        self._call = parallel.make_generator(self._apply, devices, CHUNK)
+        self._call = build.programs.get(
+            ("samples", tuple(devices), tuple(classes), truncation, self._scale),
+            lambda: parallel.make_generator(self._apply, devices, CHUNK),
+        )
 
     def for_seed(self, seed: int) -> Sampler:
         """Returns the same program for the latents of another seed."""

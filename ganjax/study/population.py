@@ -1,13 +1,15 @@
 """Runs that share a program, trained side by side: some on each device, each in a folder as a run of its own.
 
-The members of a population differ in seeds and in values that the step takes as arguments (`factory.make_hyper`), so
-one compilation serves all. A member never sees another: its numbers are those of the same unit trained alone.
+The members of a population differ in seeds and in values that the step takes as arguments
+(`training.build.make_hyper`), so one compilation serves all. A member never sees another: its numbers are those of the
+same unit trained alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,8 @@ from ganjax.config.options import BEFORE, RUNTIME
 from ganjax.config.recipe import to_json
 from ganjax.config.rules import MIXTURES
 from ganjax.models.layers import native
-from ganjax.run.loop import IN_FLIGHT, Loop
+from ganjax.run.loop import IN_FLIGHT
+from ganjax.run.session import Session
 from ganjax.run.setup import Setup, load_data, scans
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import DivergedError, UserError
@@ -45,9 +48,10 @@ Run = tuple[ConfigDict, Path]
 class Member:
     """A run of the population; it has a `summary` once it has ended."""
 
-    loop: Loop
+    session: Session
     writer: RunWriter
     place: tuple[int, int]
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # metrics since the last log line
     summary: dict[str, Any] | None = None
 
 
@@ -74,17 +78,16 @@ class Population:
         with contextlib.ExitStack() as stack:
             self.members = self._open(runs, stack)
             self._stack = stack.pop_all()
-        loop = self.members[0].loop
-        self._pending: list[dict[str, jax.Array]] = []
-        self._moved: dict[str, jax.Array] = {}
-        self._own_data = loop.config.data.name in MIXTURES
+        first = self.members[0].session
+        self._metrics: list[dict[str, jax.Array]] = []  # of each call since the last boundary
+        self._own_data = first.config.data.name in MIXTURES
         self._update = parallel.make_population_update(
-            loop.build.gan,
-            loop.build.make_batch,
+            first.setup.build.gan,
+            first.setup.build.make_batch,
             self._devices,
-            batch_size=loop.config.train.batch_size,
-            steps=loop.calls,
-            scan=loop.setup.scan,
+            batch_size=first.config.train.batch_size,
+            steps=first.calls,
+            scan=first.setup.scan,
             several=self._size > 1,
             own_data=self._own_data,
         )
@@ -106,77 +109,84 @@ class Population:
         members: list[Member] = []
         for (place, (config, folder)), saved in zip(runs.items(), checkpoints, strict=True):
             own = _setup(config, self._devices[0], setup) if members else setup
-            twin = members[0].loop if members else None
-            loop = Loop(config, own, folder, saved, self._stop, twin=twin, resume_at=at)
+            session = Session(config, own, folder, saved, resume_at=at)
             console = Console(file=stack.enter_context((folder / LOG).open("a")), width=100)
             writer = RunWriter(
                 folder,
                 total_steps=config.train.steps,
-                start_step=loop.step,
+                start_step=session.step,
                 tensorboard=config.log.tensorboard,
-                progress=Progress(config.train.steps, start_step=loop.step, console=console, live=False),
+                progress=Progress(config.train.steps, start_step=session.step, console=console, live=False),
             )
-            members.append(Member(loop, stack.enter_context(writer), place))
+            members.append(Member(session, stack.enter_context(writer), place))
         return members
 
     def run(self) -> list[dict[str, Any]]:
         """Trains to the end or a signal. Returns the members' summaries in their order; they are on disk as well."""
-        loop = self.members[0].loop
-        step = loop.step
-        states = self._stacked([member.loop.state for member in self.members], step)
+        first = self.members[0].session
+        step, until, size = first.step, first.config.train.steps, self._size
+        states = self._stacked([member.session.state for member in self.members], step)
         data = self._data()
-        while step < loop.config.train.steps and not self._stop.due():
-            before = weights(states) if loop.logs_at(step + loop.calls) else None
+        while step < until and not self._stop.due():
+            step += first.calls
+            before = weights(states) if first.logs_at(step) else None
             with jax.transfer_guard("disallow"):
                 states, metrics = self._update(states, data)
-            if before is not None:
-                self._moved = movement(before, states, steps=loop.calls, lead=2 if self._size > 1 else 1)
-            step += loop.calls
-            self._pending.append(metrics)
-            if len(self._pending) > IN_FLIGHT:
-                self._pending[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
-            if loop.at_boundary(step):
-                self._hand_over(step, states, due=True)
-        if self._pending:  # stopped between two boundaries
-            self._hand_over(step, states, due=False)
-        return [self._conclude(member) for member in self.members]
+            self._metrics.append(metrics)
+            if len(self._metrics) > IN_FLIGHT:
+                self._metrics[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+            if first.due(step):
+                numbers = {}
+                if before is not None:
+                    numbers = movement(before, states, steps=first.calls, lead=2 if size > 1 else 1)
+                self._hand_over(step, states, numbers)
+        return [self._conclude(member, step, states) for member in self.members]
 
-    def _hand_over(self, step: int, states: Tree, *, due: bool) -> None:
-        """Gives each member its state and its numbers since the last time, and lets it do its due tasks."""
-        host, rows, moved = jax.device_get((states, self._pending, self._moved))
-        self._pending.clear()
-        self._moved = {}
+    def _hand_over(self, step: int, states: Tree, numbers: dict[str, jax.Array]) -> None:
+        """Gives each member its state and its numbers since the last boundary, and lets it do its due tasks."""
+        host, rows, more = jax.device_get((states, self._metrics, numbers))
+        self._metrics.clear()
         for member in self.members:
             if member.summary is not None:
                 continue
-            loop, (i, j) = member.loop, member.place
-            own = lambda x, i=i, j=j: x[i, j] if self._size > 1 else x[i]
-            state = jax.tree.map(own, dataclasses.replace(host, step=None))
-            state = dataclasses.replace(state, step=np.asarray(step, np.int32))
-            loop.step, loop.state = step, parallel.replicate(state, loop.setup.devices)
-            loop.moved = jax.tree.map(own, moved)
-            loop.pending += [jax.tree.map(own, row) for row in rows]
-            if not due:
-                continue
+            own = functools.partial(self._own, member)
+            member.rows += map(own, rows)
+            session, state = member.session, self._state(member, step, host)
             try:
-                loop.boundaries(member.writer)
-                loop.checkpoints.wait()  # one writer at a time: Orbax is not made for several
+                session.reach(member.writer, step, state, member.rows, own(more))
+                session.checkpoints.wait()  # one writer at a time: Orbax is not made for several
             except DivergedError as error:
                 self._leave(member, error)
+            if session.logs_at(step):
+                member.rows.clear()
+
+    def _own(self, member: Member, tree: Tree) -> Tree:
+        """Returns the member's part of leaves [D, K, …], or [D, …] where K is 1."""
+        i, j = member.place
+        return jax.tree.map(lambda x: x[i, j] if self._size > 1 else x[i], tree)
+
+    def _state(self, member: Member, step: int, host: GanState) -> GanState:
+        """Returns the member's state on its device."""
+        own: GanState = self._own(member, dataclasses.replace(host, step=None))
+        own = dataclasses.replace(own, step=np.asarray(step, np.int32))
+        return parallel.replicate(own, member.session.setup.devices)
 
     def _leave(self, member: Member, error: DivergedError) -> dict[str, Any]:
         member.writer.message(str(error))
-        member.summary = member.loop.leave_diverged()
+        member.summary = member.session.leave_diverged()
         return member.summary
 
-    def _conclude(self, member: Member) -> dict[str, Any]:
+    def _conclude(self, member: Member, step: int, states: GanState) -> dict[str, Any]:
         if member.summary is not None:
             return member.summary
+        session = member.session
+        if session.step != step:  # stopped between two boundaries
+            session.stand(step, self._state(member, step, jax.device_get(states)))
         try:
-            member.loop.save(block=True)
+            session.save()
         except DivergedError as error:
             return self._leave(member, error)
-        return member.loop.summarise("completed" if member.loop.ended else self._stop.reason)
+        return session.summarise("completed" if session.ended else self._stop.reason)
 
     def _grid(self, values: Sequence[Tree]) -> Tree:
         """Stacks values to leaves [D, K, …], or [D, …] where K is 1; a free place has the first value."""
@@ -193,7 +203,7 @@ class Population:
 
     def _data(self) -> Tree:
         """Returns the reals: one copy on each device, or each member's own."""
-        sets = [member.loop.setup.dataset for member in self.members]
+        sets = [member.session.setup.dataset for member in self.members]
         if not self._own_data:
             return parallel.replicate((sets[0].images, sets[0].labels), self._devices)
         return parallel.divide(self._grid([(one.images, one.labels) for one in sets]), self._devices)
@@ -207,18 +217,18 @@ class Population:
         self._stack.close()
 
 
-def _setup(config: ConfigDict, device: jax.Device, twin: Setup | None) -> Setup:
-    """Makes the data and build of a member, or takes those of a `twin` where they are the same."""
-    if twin is not None and config.data.name not in MIXTURES:
-        return dataclasses.replace(twin, build=twin.build.for_config(config))
+def _setup(config: ConfigDict, device: jax.Device, first: Setup | None) -> Setup:
+    """Makes the set-up of a member: that of the `first` one with its own values, and its own points of a mixture."""
+    if first is not None and config.data.name not in MIXTURES:
+        return dataclasses.replace(first, build=first.build.for_config(config))
     dataset = load_data(config)
     if dataset.streams:
         raise UserError(
             f"{dataset.name} is larger than a study keeps in memory; set data.delivery='resident' in its base, or "
             "'streaming', with which its runs are trained one after another."
         )
-    if twin is not None:
-        return dataclasses.replace(twin, dataset=dataset, build=twin.build.for_config(config))
+    if first is not None:
+        return dataclasses.replace(first, dataset=dataset, build=first.build.for_config(config))
     networks = build(config, dataset, axis_name=None)
     return Setup(dataset=dataset, devices=[device], build=networks, scan=scans(config, device))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -34,8 +34,22 @@ from ganjax.training.optim import Optimizer, make_chain, make_progress, make_sch
 from ganjax.training.state import GanState, NetState, copy_tree
 
 Tree = Any
+T = TypeVar("T")
 # Sides in pixels that each choice connects, named as StyleGAN names its styles; the last side always is.
 MSG_SCALES = {"all": (4, math.inf), "coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}
+
+
+class Programs:
+    """Compiled functions that runs of one program share, each kept by what it depends on besides the program."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Returns what `make` returned when it was first asked for by this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Build:
       images_per_step: the number of real images that D gets in a step.
       classes: the number of classes of the networks' labels; 0 for none.
       truncates: True if G itself truncates (its styles); else the latent vectors are truncated.
+      programs: compiled functions besides the step; runs of one program share them.
     """
 
     gan: GAN
@@ -63,6 +78,7 @@ class Build:
     images_per_step: int
     classes: int
     truncates: bool
+    programs: Programs = field(default_factory=Programs)
 
     def for_config(self, config: ConfigDict) -> Build:
         """Returns the same program with the traced values of `config` (`make_hyper`), in which alone it may differ."""

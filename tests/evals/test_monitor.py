@@ -16,8 +16,8 @@ from ganjax.data import load
 from ganjax.evals.monitor import HEALTHY, Reference, Watch, features_of, judge_rows, read_rows
 from ganjax.evals.monitor.probe import layer_sigmas, pooled, separation
 from ganjax.evals.monitor.verdicts import ADVICE, SIGNS, SUSTAINED
-from ganjax.run import monitoring as watching
-from ganjax.run.monitoring import held_out, make_probe
+from ganjax.run.callbacks import monitor as watching
+from ganjax.run.callbacks.monitor import held_out, make_probe
 from ganjax.run.setup import Setup
 from ganjax.training import parallel
 from ganjax.training.build import build

@@ -14,7 +14,7 @@ from browser import WIDTHS, needs_browser
 
 from ganjax.run.report import format as words
 from ganjax.run.report import page, run_data
-from ganjax.run.report.live import LEAST_SECONDS, LivePage
+from ganjax.run.callbacks.page import LEAST_SECONDS, Page
 from ganjax.run.report.run_page import write_compare_page, write_run_page
 from ganjax.runtime.errors import UserError
 from ganjax.study.page import write_study_page
@@ -218,27 +218,29 @@ def test_a_run_without_log_lines_has_a_page_and_a_folder_without_a_run_has_none(
     assert not (tmp_path / "compare.html").exists()
 
 
-def test_live_page_keeps_to_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_a_running_run_keeps_to_its_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, told = [0.0], list[str]()
 
     def slow(folder: Path) -> None:
         now[0] += 5
 
-    monkeypatch.setattr("ganjax.run.report.live.write_run_page", slow)
-    live = LivePage(tmp_path, tell=told.append, clock=lambda: now[0])
-    assert not live()
+    monkeypatch.setattr("ganjax.run.callbacks.page.write_run_page", slow)
+    live = Page(tmp_path, 10, tell=told.append, clock=lambda: now[0])
+    assert not live.write()
     now[0] += LEAST_SECONDS
-    assert live()
+    assert live.write()
     now[0] += 499  # 5 s are a hundredth of 500 s
-    assert not live() and live(last=True)
+    assert not live.write() and live.write(last=True)
     now[0] += 501
-    assert live() and not LivePage(tmp_path, enabled=False)(last=True)
+    assert live.write() and not Page(tmp_path, 10, enabled=False).write(last=True)
 
     def broken(folder: Path) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr("ganjax.run.report.live.write_run_page", broken)
-    assert not live(last=True) and not live(last=True)
+    monkeypatch.setattr("ganjax.run.callbacks.page.write_run_page", broken)
+    assert not live.write(last=True) and not live.write(last=True)
     assert len(told) == 1 and "the disk is full" in told[0]
 
 

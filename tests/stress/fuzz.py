@@ -122,8 +122,8 @@ def trace(config: Any, folder: Path) -> None:
     """Everything that a run does before it compiles its step; stands for `ganjax.run.train.train`."""
     import jax
 
+    from ganjax.run.callbacks.evaluation import Evaluation
     from ganjax.run.dry_run import step_alone
-    from ganjax.run.evaluation import Evaluator
     from ganjax.run.sample import Sampler
     from ganjax.run.setup import prepare
 
@@ -133,7 +133,7 @@ def trace(config: Any, folder: Path) -> None:
     told = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert told(after) == told(state), "the step changes the shape of the state"
     sampler = Sampler(config, setup.build, setup.dataset, setup.devices)
-    Evaluator(config, folder, setup.dataset, sampler, setup.build.images_per_step)
+    Evaluation(config, folder, setup, sampler)
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Monitors the health of a run: signals of a fixed batch, verdicts with their evidence, and advice."""
 
-from ganjax.evals.monitor.probe import Probe
+from ganjax.evals.monitor.probe import Probe, ProbeProgram
 from ganjax.evals.monitor.reference import Reference, features_of
 from ganjax.evals.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
 from ganjax.evals.monitor.watch import Stretch, Watch, read_rows, shown, stretches
@@ -9,6 +9,7 @@ __all__ = [
     "ADVICE",
     "HEALTHY",
     "Probe",
+    "ProbeProgram",
     "Reference",
     "Stretch",
     "Verdict",

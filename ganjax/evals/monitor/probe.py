@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -22,20 +21,13 @@ Spread = Callable[[Any, Any], Any]
 PAIRS = 32  # a device compares so many pairs of samples by structural similarity
 
 
-class Probe:
-    """Measures a state at log time, over all devices of the run; the batch is the same at every call.
+class ProbeProgram:
+    """The compiled part of a probe, which runs of one program share.
 
     Args:
       gan: the run's GAN; its step is not called.
       spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
         host arrays in and out (`ganjax.training.parallel.map_shares`).
-      devices: the devices that it spreads over.
-      samples: N, the number of samples that G makes: at least the number of reals, a multiple of the devices.
-      reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
-        devices, of the packing and of the group that D compares. D gets as many fakes: its passes cost most.
-      labels: [N] int32, labels of the fakes, the first J those of the reals; None if there are none.
-      heldout: images as in `reals` that D was never trained on; None where the data has none.
-      reference: the reference of the data.
       similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
     """
 
@@ -43,43 +35,11 @@ class Probe:
         self,
         gan: GAN,
         spread: Callable[[Spread], Spread],
-        devices: int,
-        samples: int,
-        reals: tuple[np.ndarray, ...],
-        labels: np.ndarray | None,
-        heldout: tuple[np.ndarray, ...] | None,
-        reference: Reference,
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
         self._gan, self._similarity = gan, similarity
-        self._devices, self._samples = devices, samples
-        self._set(reals, labels, heldout, reference)
-        self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
-        self._call = spread(self._measure)
-        self._sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
-
-    def _set(self, reals: Tree, labels: Tree, heldout: Tree, reference: Reference) -> None:
-        judged = len(reals[0])
-
-        def share(x: np.ndarray) -> np.ndarray:
-            """Joins the rows of each device; its share of the rows that D gets comes first."""
-            parts = [part.reshape(self._devices, -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
-            return np.concatenate(parts, axis=1).reshape(x.shape)
-
-        self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(self._samples, dtype=np.int32)))
-        self._reference = reference
-
-    def with_data(
-        self,
-        reals: tuple[np.ndarray, ...],
-        labels: np.ndarray | None,
-        heldout: tuple[np.ndarray, ...] | None,
-        reference: Reference,
-    ) -> Probe:
-        """Returns the same program for another run's fixed batch, of the same shapes."""
-        other = copy.copy(self)
-        other._set(reals, labels, heldout, reference)
-        return other
+        self.measure = spread(self._measure)
+        self.sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:
         """Computes one device's share: features of the fakes [n, F], logits, gradients per scale, similarities."""
@@ -113,9 +73,46 @@ class Probe:
             result["similarity"] = self._similarity(images[:pairs], images[pairs : 2 * pairs])
         return result
 
+
+class Probe:
+    """Measures a state at log time, over all devices of the run; the batch is the same at every call.
+
+    Args:
+      program: the compiled part.
+      devices: the number of devices that it uses.
+      samples: N, the number of samples that G makes: at least the number of reals, a multiple of the devices.
+      reals: images of the data as D takes them, lowest resolution first, [J, ...] float32, J a multiple of the
+        devices, of the packing and of the group that D compares. D gets as many fakes: its passes cost most.
+      labels: [N] int32, labels of the fakes, the first J those of the reals; None if there are none.
+      heldout: images as in `reals` that D was never trained on; None where the data has none.
+      reference: the reference of the data.
+    """
+
+    def __init__(
+        self,
+        program: ProbeProgram,
+        devices: int,
+        samples: int,
+        reals: tuple[np.ndarray, ...],
+        labels: np.ndarray | None,
+        heldout: tuple[np.ndarray, ...] | None,
+        reference: Reference,
+    ) -> None:
+        self._program, self._reference = program, reference
+        self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
+        judged = len(reals[0])
+
+        def share(x: np.ndarray) -> np.ndarray:
+            """Joins the rows of each device; its share of the rows that D gets comes first."""
+            parts = [part.reshape(devices, -1, *x.shape[1:]) for part in (x[:judged], x[judged:])]
+            return np.concatenate(parts, axis=1).reshape(x.shape)
+
+        self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(samples, dtype=np.int32)))
+
     def __call__(self, state: GanState) -> dict[str, float]:
         """Returns the signals of `state`, by the names that `metrics.jsonl` has."""
-        found, sigmas = self._call(state, self._fixed), self._sigmas(state.gen, state.dis)
+        found = self._program.measure(state, self._fixed)
+        sigmas = self._program.sigmas(state.gen, state.dis)
         joined = {name: value for name, value in found.items() if name != "gradients"}
         signals = self._reference.judge(features_of(joined.pop("fakes")))
         real, fake = joined["real"].ravel(), joined["fake"].ravel()

@@ -6,19 +6,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ganjax.run.callbacks import Boundary, Every
 from ganjax.run.report.run_page import write_run_page
 
 LEAST_SECONDS = 120.0  # between two pages
 SHARE = 0.01  # of the time, that pages may take
 
 
-class LivePage:
-    """Writes `report.html` in a run's folder when it is called, unless the last time was too short ago.
+class Page(Every):
+    """Writes `report.html` in a run's folder at each multiple of `every_steps`, unless the last was too short ago.
 
     A page is a courtesy: where it cannot be written, the run goes on and `tell` gets the reason, once.
 
     Args:
       folder: folder of the run.
+      every_steps: steps between two calls.
       enabled: False writes no page.
       tell: takes a line of text.
       clock: returns seconds, never going back.
@@ -27,16 +29,22 @@ class LivePage:
     def __init__(
         self,
         folder: Path,
+        every_steps: int,
         *,
         enabled: bool = True,
         tell: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(every_steps)
         self._folder, self._enabled, self._tell, self._clock = folder, enabled, tell, clock
         self._next = clock() + LEAST_SECONDS
 
-    def __call__(self, *, last: bool = False) -> bool:
-        """Writes a page if one is due, or this is the `last` call. Returns True if it wrote one."""
+    def __call__(self, at: Boundary) -> None:
+        """Writes a page, unless the last one was too short ago."""
+        self.write()
+
+    def write(self, *, last: bool = False) -> bool:
+        """Writes a page, unless the last one was too short ago and this is not the `last`. Returns True if it did."""
         start = self._clock()
         if not self._enabled or (start < self._next and not last):
             return False

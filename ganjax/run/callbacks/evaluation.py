@@ -11,48 +11,39 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ganjax.config.names import HIGHER_IS_BETTER, MEASURE_OF
-from ganjax.data import Dataset
 from ganjax.evals.metrics.measures import check_names
 from ganjax.models import revisions
+from ganjax.run.callbacks import Boundary
 from ganjax.run.evaluate import Judge, write_results
 from ganjax.run.sample import BEST, Sampler
+from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json
+from ganjax.training.divergence import faults_of
 from ganjax.training.state import GanState
 
 
-class Evaluator:
-    """An evaluator of the averaged weights at log lines, `eval.every_kimg` apart.
+class Evaluation:
+    """Evaluates the averaged weights at log lines, `eval.every_kimg` apart, and adds the measures to the line.
 
     It keeps `eval.keep_best` checkpoints.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        folder: Path,
-        dataset: Dataset,
-        sampler: Sampler,
-        images_per_step: int,
-        *,
-        twin: Evaluator | None = None,
-    ) -> None:
-        """Prepares without any computation; a `twin` on the same data shares what it computed.
+    def __init__(self, config: ConfigDict, folder: Path, setup: Setup, sampler: Sampler) -> None:
+        """Prepares without any computation.
 
         Raises:
           UserError: metrics do not exist, or `eval.best` is not among them.
         """
         options = config.eval
         self._names = [name for name in options.metrics.split(",") if name]
-        self._options, self._split, self._dataset = options, config.data.split, dataset
+        self._options, self._split, self._setup = options, config.data.split, setup
         self._folder, self._sampler = folder, sampler
         self._noted = revisions.noted(config.model.name)
-        self._images = images_per_step
-        self._log_images = config.log.every_steps * images_per_step
-        self._twin = twin if twin is not None and twin._dataset is dataset else None
-        self._judge: Judge | None = None
+        self._images = setup.build.images_per_step
+        self._log_steps = config.log.every_steps
         if options.every_kimg:
             check_names(self._names, "eval.metrics")
             needed = MEASURE_OF[options.best]
@@ -63,48 +54,48 @@ class Evaluator:
 
     @property
     def judge(self) -> Judge:
-        """The evaluator of samples, made at its first use."""
-        if self._twin is not None:
-            return self._twin.judge
-        if self._judge is None:
-            self._judge = Judge(self._dataset, self._split)
-        return self._judge
+        """The evaluator of samples, made at its first use; runs of one program and data set share it."""
+        dataset, split = self._setup.dataset, self._split
+        return self._setup.build.programs.get(
+            ("evaluation", id(dataset), split), lambda: Judge(dataset, split)
+        )
 
     def due(self, step: int, *, last: bool) -> bool:
-        """Returns True if an evaluation is due at this log line.
-
-        It is due at the first after each multiple of `eval.every_kimg`, and at the last.
-        """
+        """Returns True if an evaluation is due: at the first log line after each `eval.every_kimg`, and at the last."""
         every = 1000 * self._options.every_kimg
-        if not every:
+        if not every or (step % self._log_steps and not last):
             return False
-        images = step * self._images
-        return last or images // every > max(0, images - self._log_images) // every
+        images, before = step * self._images, max(0, step - self._log_steps) * self._images
+        return last or images // every > before // every
 
-    def __call__(self, step: int, state: GanState) -> dict[str, float]:
-        """Measures, keeps the state if it is among the best, and returns `{"eval/NAME": value}`.
+    def __call__(self, at: Boundary) -> None:
+        """Measures, adds `eval/NAME` to the log line, and keeps the state if it is among the best.
 
-        All processes make samples. The main process evaluates them, and the others get nothing.
+        All processes make samples. The main process evaluates them, and the lines of the others get nothing.
+        A state that has diverged is left alone.
         """
-        blocks = self._sampler.blocks(state.ema, self._options.samples)
-        if not processes.is_main():
+        if faults_of(at.state):
+            return
+        blocks = self._sampler.blocks(at.state.ema, self._options.samples)
+        if processes.is_main():
+            results = self.judge(
+                blocks,
+                self._names,
+                weights="ema",
+                seed=self._sampler.seed,
+                step=at.step,
+                origin=str(self._folder),
+                quick=True,
+            )
+            write_results(self._folder / "evaluations" / f"step_{at.step:08d}.json", results)
+            values = {result.name: result.value for result in results}
+            if self._options.keep_best:
+                self._keep(at.step, at.state, values)
+            at.row.update({f"eval/{name}": value for name, value in values.items()})
+        else:
             for _ in blocks:
                 pass
-            return {}
-        results = self.judge(
-            blocks,
-            self._names,
-            weights="ema",
-            seed=self._sampler.seed,
-            step=step,
-            origin=str(self._folder),
-            quick=True,
-        )
-        write_results(self._folder / "evaluations" / f"step_{step:08d}.json", results)
-        values = {result.name: result.value for result in results}
-        if self._options.keep_best:
-            self._keep(step, state, values)
-        return {f"eval/{name}": value for name, value in values.items()}
+        at.clock.skip()
 
     def _keep(self, step: int, state: GanState, values: Mapping[str, float]) -> None:
         """Saves the state unless `keep_best` others are better.

@@ -1,19 +1,22 @@
-"""Evaluation in training: when, what is logged, and which checkpoints are kept."""
+"""Callbacks: when they are due; what an evaluation logs, and which checkpoints it keeps."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from small import points_config, small_dataset
 
-from ganjax.run.evaluation import Evaluator
+from ganjax.run.callbacks import Every
+from ganjax.run.callbacks.evaluation import Evaluation
 from ganjax.run.sample import BEST, checkpoint_folder
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
+from ganjax.training.build import Programs
 
 if TYPE_CHECKING:
     from conftest import RunCli
@@ -23,18 +26,32 @@ class FakeSampler:
     seed = 0
 
 
-def evaluator(folder: Path, **options: Any) -> Evaluator:
+def evaluation(folder: Path, **options: Any) -> Evaluation:
     config = points_config(**{"eval__every_kimg": 1.0, "log__every_steps": 10, **options})
-    return Evaluator(config, folder, small_dataset(points=True), FakeSampler(), 30)  # type: ignore[arg-type]
+    build = SimpleNamespace(images_per_step=30, programs=Programs())
+    setup = SimpleNamespace(build=build, dataset=small_dataset(points=True))
+    return Evaluation(config, folder, setup, FakeSampler())  # type: ignore[arg-type]
 
 
 def test_due_at_the_first_log_line_after_each_multiple(tmp_path: Path) -> None:
     """30 images a step, a log line every 300 images, an evaluation every 1,000."""
-    made = evaluator(tmp_path)
+    made = evaluation(tmp_path)
     found = [step for step in range(10, 121, 10) if made.due(step, last=False)]
-    assert found == [40, 70, 100] and made.due(50, last=True)
-    never = evaluator(tmp_path, eval__every_kimg=0.0)
+    assert found == [40, 70, 100] and made.due(50, last=True) and not made.due(43, last=False)
+    never = evaluation(tmp_path, eval__every_kimg=0.0)
     assert not never.due(40, last=True)
+
+
+def test_every_multiple_and_the_end() -> None:
+    every = Every(10)
+    assert [step for step in range(1, 41) if every.due(step, last=step == 37)] == [10, 20, 30, 37, 40]
+
+
+def test_programs_are_made_once_a_key() -> None:
+    programs, made = Programs(), list[int]()
+    for key in (1, 2, 1, 2):
+        assert programs.get(key, lambda key=key: made.append(key) or key) == key
+    assert made == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +63,8 @@ def test_due_at_the_first_log_line_after_each_multiple(tmp_path: Path) -> None:
 )
 def test_refused_before_anything_is_compiled(options: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=expected):
-        evaluator(tmp_path, **options)
-    evaluator(tmp_path, **options, eval__every_kimg=0.0)
+        evaluation(tmp_path, **options)
+    evaluation(tmp_path, **options, eval__every_kimg=0.0)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +73,7 @@ def test_refused_before_anything_is_compiled(options: dict[str, Any], expected: 
 def test_the_best_are_kept(best: str, expected: list[int], tmp_path: Path) -> None:
     values = {10: 9.0, 20: 1.0, 30: 5.0, 40: 2.0, 50: 9.5, 60: float("nan")}
     for step, value in values.items():  # each in a sitting of its own
-        made = evaluator(tmp_path, eval__best=best, eval__keep_best=2, eval__metrics="fid,modes")
+        made = evaluation(tmp_path, eval__best=best, eval__keep_best=2, eval__metrics="fid,modes")
         made._keep(step, {"w": np.full(3, step, np.float32)}, {best: value})  # type: ignore[arg-type]
     with Checkpointer(tmp_path / BEST, keep=0) as kept:
         assert kept.steps() == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ganjax.runtime.errors import DivergedError
 from ganjax.runtime.logs import RunWriter, trackers
 from ganjax.runtime.signals import StopSignals
 from ganjax.training import parallel
+from ganjax.training.state import copy_tree
 from ganjax.training.update_ratio import movement, weights
 
 IN_FLIGHT = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
@@ -39,7 +41,7 @@ class Loop(Session):
         stop: StopSignals,
     ) -> None:
         """Restores the run, see `Session`; `stop` holds the signals that end the sitting early."""
-        super().__init__(config, setup, folder, checkpoints)
+        super().__init__(config, setup, folder, checkpoints, early_grids=True)
         self.stop = stop
         self._metrics: list[dict[str, Any]] = []  # of each call since the last log line
 
@@ -61,6 +63,30 @@ class Loop(Session):
     def feed(self) -> Feed:
         """The feed that the update reads the reals from."""
         return self.setup.feed(self.config, self.calls)
+
+    def _start(self, writer: RunWriter) -> None:
+        """Makes the first call, which compiles the step. What the first boundaries need is made beside it.
+
+        That is a grid of reals and one of the first state, for something to see at once, and the monitor's program.
+        """
+        new = self.step == 0 and not self.resumed
+        described = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
+        )
+        first = copy_tree(self.state.ema)  # the step takes the state's own arrays
+
+        def beside() -> None:
+            if new:
+                self.grid.write_reals(self.config.seed)
+                self.grid.write(0, first)
+            self.monitor.compile(described)
+
+        with writer.stage("Compiling the training step"), ThreadPoolExecutor(1) as pool:
+            done = pool.submit(beside)
+            if processes.count() > 1:  # programs that exchange between processes must start in one order
+                done.result()
+            self.advance(writer, min(self.step + self.calls, self.config.train.steps))
+            done.result()
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Makes the steps up to `until`, or to a signal."""
@@ -126,6 +152,7 @@ class Loop(Session):
         if native.MISSING in self.setup.convolutions:
             writer.message(f"Convolutions: {self.setup.convolutions}.")
         try:
+            self._start(writer)
             self.advance(writer, self.config.train.steps)
             self.save()
         except DivergedError as error:

@@ -54,12 +54,14 @@ class Session:
         checkpoints: Checkpointer,
         *,
         resume_at: int | None = None,
+        early_grids: bool = False,
     ) -> None:
         """Restores the newest intact checkpoint, or makes the first state.
 
         Args:
           config, setup, folder, checkpoints: those of the run; the checkpoints are open.
           resume_at: the step to restore in place of the newest; 0 is the first state.
+          early_grids: True for grids at doubling steps until the first regular one.
         """
         self.config, self.setup, self.folder, self.checkpoints = config, setup, folder, checkpoints
         self._lock = lock_record(folder)
@@ -83,18 +85,20 @@ class Session:
             action=config.monitor.action,
             family=config.model.name,
         )
+        self.grid = Grid(
+            folder,
+            self.sampler,
+            setup.dataset,
+            every_steps=log.sample_every_steps,
+            samples=log.samples,
+            calls=self.calls if early_grids else 0,
+        )
         self.callbacks: list[Callback] = [
             Evaluation(config, folder, setup, self.sampler),
             self.monitor,
             Log(folder, log.every_steps),
             Advise(config, self.monitor, self.remedies),
-            Grid(
-                folder,
-                self.sampler,
-                setup.dataset,
-                every_steps=log.sample_every_steps,
-                samples=log.samples,
-            ),
+            self.grid,
             self.page,
             self.saving,
         ]

@@ -15,6 +15,7 @@ from ganjax.run.setup import prepare
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.logs import Stages
 from ganjax.runtime.signals import StopSignals
 from ganjax.runtime.workdir import Workdir
 
@@ -35,11 +36,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         StopSignals() as stop,
         Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
+        stages = Stages(enabled=main)
         try:
-            setup = prepare(config)
+            with stages(f"Loading {config.data.name}"):
+                setup = prepare(config)
             if owned:
                 owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
-            loop = Loop(config, setup, folder, checkpoints, stop)
+            with stages("Making the networks"):
+                loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
             if owned and new:  # nothing was run: the mended config may use this folder
                 (folder / "config.json").unlink()

@@ -34,7 +34,28 @@ CACHE_BYTES = 2 * 1024**3  # of compiled programs; what was used longest ago goe
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, also for what comes from the cache
 MIN_COMPILE_SECONDS = 0.05  # what takes less leaves little behind
 Tree = Any
+
 Update = Callable[[GanState, Tree], tuple[GanState, Metrics]]
+
+
+class Shares:
+    """Function of (variables, rows), the rows shared among devices: the result of `map_shares`."""
+
+    def __init__(self, jitted: Any, sharding: NamedSharding) -> None:
+        """Takes the jitted function, and the sharding of its rows."""
+        self._jitted = self._function = jitted
+        self._sharding = sharding
+
+    def compile(self, variables: Tree, rows: Tree) -> None:
+        """Compiles for arguments like these, in another thread for instance; nothing is computed."""
+        self._function = self._jitted.lower(variables, self._placed(rows)).compile()
+
+    def __call__(self, variables: Tree, rows: Tree) -> Tree:
+        """Returns the results of all shares in order, as host arrays."""
+        return jax.device_get(self._function(variables, self._placed(rows)))
+
+    def _placed(self, rows: Tree) -> Tree:
+        return jax.tree.map(lambda row: place(row, self._sharding), rows)
 
 
 def prepare_backend(batch_size: int, unit: int, devices: int) -> None:
@@ -251,9 +272,7 @@ def map_over_devices(
     )
 
 
-def map_shares(
-    function: Callable[[Tree, Tree], Tree], devices: Sequence[jax.Device]
-) -> Callable[[Tree, Tree], Tree]:
+def map_shares(function: Callable[[Tree, Tree], Tree], devices: Sequence[jax.Device]) -> Shares:
     """Returns `(variables, rows) -> results`: `function` on each device's share of `rows`, all results in order.
 
     `variables` are replicated on the devices, `rows` host arrays [N, …] that all processes hold, N a multiple of the
@@ -276,9 +295,7 @@ def map_shares(
             check_vma=False,
         )
     )
-    return lambda variables, rows: jax.device_get(
-        mapped(variables, jax.tree.map(lambda row: place(row, shares), rows))
-    )
+    return Shares(mapped, shares)
 
 
 def make_population_update(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,11 @@ from flax import traverse_util
 from ganjax.data.images import Images, pack
 from ganjax.evals.monitor.reference import SIDE, Reference, features_of
 from ganjax.runtime.keys import Stream, fold_each, stream_key, stream_keys
+from ganjax.training import parallel
 from ganjax.training.forward import GAN, generate, logits_of
 from ganjax.training.state import GanState, NetState
 
 Tree = Any
-Spread = Callable[[Any, Any], Any]
 PAIRS = 32  # a device compares so many pairs of samples by structural similarity
 
 
@@ -26,19 +26,18 @@ class ProbeProgram:
 
     Args:
       gan: the run's GAN; its step is not called.
-      spread: function of (state, rows of one device) → the same over the rows of all devices and processes, with
-        host arrays in and out (`ganjax.training.parallel.map_shares`).
+      devices: the devices of the run, over which it is spread.
       similarity: pairs of images [P, H, W, C] float32 in [0, 255] → [P] in [0, 1] (MS-SSIM); None leaves it out.
     """
 
     def __init__(
         self,
         gan: GAN,
-        spread: Callable[[Spread], Spread],
+        devices: Sequence[jax.Device],
         similarity: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> None:
         self._gan, self._similarity = gan, similarity
-        self.measure = spread(self._measure)
+        self.measure = parallel.map_shares(self._measure, devices)
         self.sigmas = jax.jit(lambda gen, dis: (layer_sigmas(gen), layer_sigmas(dis)))
 
     def _measure(self, state: GanState, fixed: Tree) -> Tree:
@@ -108,6 +107,10 @@ class Probe:
             return np.concatenate(parts, axis=1).reshape(x.shape)
 
         self._fixed = jax.tree.map(share, (reals, labels, heldout, np.arange(samples, dtype=np.int32)))
+
+    def compile(self, state: GanState) -> None:
+        """Compiles what a call needs, for states like this one; nothing is computed."""
+        self._program.measure.compile(state, self._fixed)
 
     def __call__(self, state: GanState) -> dict[str, float]:
         """Returns the signals of `state`, by the names that `metrics.jsonl` has."""

@@ -22,8 +22,8 @@ from ganjax.run.callbacks import Boundary, Every
 from ganjax.run.recovery import Relapse, Remedies
 from ganjax.run.setup import Setup, batch_unit, load_data
 from ganjax.runtime import processes
-from ganjax.training import parallel
 from ganjax.training.build import compared_together
+from ganjax.training.state import GanState
 
 REFERENCE_IMAGES = 4096  # of which the reference is made
 JUDGED = 0.25  # share of the fixed batch that D judges: its passes cost most
@@ -43,6 +43,11 @@ class Monitor(Every):
         self._config = config
         self._probe = make_probe(config, setup) if config.monitor.samples else None
         self.rewind(rows)
+
+    def compile(self, state: GanState) -> None:
+        """Compiles the probe for states like this one, of arrays or of their shapes and shardings."""
+        if self._probe is not None:
+            self._probe.compile(state)
 
     def rewind(self, rows: Iterable[Row]) -> None:
         """Forgets all but the log lines `rows`."""
@@ -112,9 +117,7 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
     program = build.programs.get(
         ("probe", tuple(devices), similarity),
         lambda: ProbeProgram(
-            build.gan,
-            functools.partial(parallel.map_shares, devices=devices),
-            functools.partial(ms_ssim, scales=similarity) if similarity else None,
+            build.gan, devices, functools.partial(ms_ssim, scales=similarity) if similarity else None
         ),
     )
     return Probe(

@@ -6,6 +6,7 @@ Importing it costs NumPy only: Pillow, matplotlib, tensorboardX and rich are imp
 from ganjax.runtime.logs.files import MetricsWriter, TensorBoardWriter
 from ganjax.runtime.logs.images import write_grid, write_pyramid_grid, write_scatter
 from ganjax.runtime.logs.run_writer import RunWriter
+from ganjax.runtime.logs.stages import Stages
 from ganjax.runtime.logs.terminal import Progress, format_dry_run
 from ganjax.runtime.logs.trackers import trackers
 
@@ -13,6 +14,7 @@ __all__ = [
     "MetricsWriter",
     "Progress",
     "RunWriter",
+    "Stages",
     "TensorBoardWriter",
     "format_dry_run",
     "trackers",

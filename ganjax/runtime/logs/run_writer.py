@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -100,6 +101,10 @@ class RunWriter:
         """Prints `text` on the terminal, above the live display."""
         if self._enabled:
             self._progress.message(text)
+
+    def stage(self, text: str) -> AbstractContextManager[None]:
+        """Shows what is being prepared in a `with` block, and then how long it took."""
+        return self._progress.stage(text) if self._enabled else contextlib.nullcontext()
 
     def close(self) -> None:
         """Closes the files and the display. A second call does nothing."""

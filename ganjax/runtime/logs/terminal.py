@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from ganjax.runtime.logs.files import Metrics
+from ganjax.runtime.logs.stages import Stages
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -140,7 +141,7 @@ class Progress:
         self._started = self._logged = clock()
         self._history = deque([(self._started, start_step)], maxlen=_SPEED_WINDOW)
         self._status = _Status(start_step)
-        self._gone = False
+        self._gone, self._doing = False, ""
         self._stack = contextlib.ExitStack()
         # FORCE_COLOR, which CI sets, makes rich take a pipe for a terminal: ask the stream itself too.
         terminal = self._console.is_interactive and self._console.file.isatty()
@@ -180,6 +181,20 @@ class Progress:
         elif not self._gone:
             with self._unless_gone():
                 self._live.refresh()
+
+    @contextlib.contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Shows what is being prepared in the `with` block, and then how long it took."""
+        if self._live is None:
+            with Stages(self._console.file, live=False)(text):
+                yield
+            return
+        start, self._doing = self._clock(), text
+        try:
+            yield
+        finally:
+            self._doing = ""
+        self.message(f"{text}: {self._clock() - start:.1f} s")
 
     def message(self, text: str) -> None:
         """Prints `text` as it is on lines of its own, above the live display if there is one."""
@@ -234,6 +249,8 @@ class Progress:
         from rich.text import Text
 
         status = self._status
+        if self._doing:
+            return Text(f"{self._doing} …", style="dim", no_wrap=True, overflow="crop")
         numbers = Text(no_wrap=True, overflow="crop")
         numbers.append(f"{status.speed} img/s")
         for name, value in (("D", status.dis), ("G", status.gen)):

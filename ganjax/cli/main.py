@@ -87,7 +87,12 @@ def add_train(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--workdir", type=Path, help="folder of the run")
     train.add_argument(
-        "--dry-run", action="store_true", help="show config, parameters, FLOPs and memory, and stop"
+        "--dry-run",
+        action="store_true",
+        help="show what the run costs and which options it changes, and stop",
+    )
+    train.add_argument(
+        "--all", action="store_true", help="with --dry-run: every option and each network's costs"
     )
     train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
     train.add_argument("--help-config", action="store_true", help="list all options of a config")
@@ -203,7 +208,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
     resolved = config.resolve(arguments.config, overrides)
     if arguments.dry_run:
-        return dry_run(resolved, as_json=arguments.json)
+        return dry_run(resolved, as_json=arguments.json, everything=arguments.all)
     if arguments.workdir is None:
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
@@ -219,36 +224,18 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
     return OK
 
 
-def dry_run(resolved: Any, *, as_json: bool) -> int:
+def dry_run(resolved: Any, *, as_json: bool, everything: bool) -> int:
     """Prints the facts of a run without running it."""
-    from ganjax.run.dry_run import describe
+    from ganjax.run.dry_run import describe, in_words
     from ganjax.run.setup import prepare
-    from ganjax.runtime.logs import format_dry_run
+    from ganjax.runtime.logs import Stages
 
-    facts = describe(resolved, prepare(resolved))
-    if as_json:
-        print(json.dumps(facts))
-        return OK
-    size = facts["bytes"]
-    sections = {
-        "config": sorted(config.flatten(facts["config"]).items()),
-        **{
-            f"{name}, forward, one sample": [
-                ("parameters", costs["parameters"]),
-                ("MFLOP", round(costs["flops"] / 1e6, 3)),
-                ("activations, kB", round(costs["activation_bytes"] / 1e3, 1)),
-            ]
-            for name, costs in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"]))
-        },
-        "a step": [
-            ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
-            ("devices", facts["devices"]),
-        ],
-        "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()],
-    }
-    print(format_dry_run(sections))
-    if "warning" in facts:
-        print(f"Warning: {facts['warning']}.")
+    stages = Stages(sys.stderr)
+    with stages(f"Loading {resolved.data.name}"):
+        setup = prepare(resolved)
+    with stages("Compiling the training step"):
+        facts = describe(resolved, setup)
+    print(json.dumps(facts) if as_json else in_words(resolved, setup, facts, everything=everything))
     return OK
 
 

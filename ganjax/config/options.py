@@ -27,27 +27,42 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "data.delivery",
         "auto",
-        "images in the devices' memory, streamed from the disk, or chosen by size",
+        "where the images are: resident in device memory, streaming from disk, or auto (by size)",
         choices=("auto", "resident", "streaming"),
         runtime=True,
     ),
-    Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
-    Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
+    Option(
+        "data.threads",
+        0,
+        "threads used to decode streamed images (0: one per core)",
+        low=0,
+        high=256,
+        runtime=True,
+    ),
+    Option(
+        "data.max_corrupt",
+        16,
+        "unreadable images that a stream may leave out before the run ends",
+        low=0,
+        runtime=True,
+    ),
     Option("data.flip", False, "mirror images horizontally at random"),
     Option("model.name", "dcgan", "network family", choices=tuple(names.FAMILIES)),
-    Option("model.conditional", False, "G and D are told the class of each image: the labels of the data"),
+    Option(
+        "model.conditional", False, "train class-conditionally: G and D get the class label of each image"
+    ),
     Option(
         "model.attention",
         0,
-        "side of the feature maps with self-attention; 0 is none (resnet, biggan)",
+        "side in pixels of the feature maps with self-attention (resnet, biggan; 0: none)",
         low=0,
         high=128,
     ),
-    Option("model.latent_dim", 128, "size of the latent vector z", low=1),
+    Option("model.latent_dim", 128, "length of the latent vector z", low=1),
     Option(
         "model.latent_distribution",
         "normal",
-        "normal, sphere (normal vectors scaled to length √dim) or uniform in [-1, 1]",
+        "distribution of z: normal, sphere (normal vectors scaled to length √dim) or uniform in [-1, 1]",
         choices=("normal", "sphere", "uniform"),
     ),
     Option(
@@ -77,18 +92,26 @@ OPTIONS: tuple[Option, ...] = (
         choices=("none", "batch", "group", "pixel"),
     ),
     Option("gen.style_dim", 512, "size of the style vector w (stylegan2)", low=1),
-    Option("gen.mapping_layers", 8, "layers from z to w (stylegan2)", low=1, high=16),
+    Option("gen.mapping_layers", 8, "layers of the mapping network from z to w (stylegan2)", low=1, high=16),
     Option(
-        "gen.mapping_rate", 0.01, "learning rate of those layers, as a share (stylegan2)", low=1e-4, high=1
+        "gen.mapping_rate",
+        0.01,
+        "learning rate of the mapping network, as a share of G's (stylegan2)",
+        low=1e-4,
+        high=1,
     ),
-    Option("gen.style_mixing", 0.9, "share of fakes with two styles (stylegan2)", low=0, high=1),
+    Option("gen.style_mixing", 0.9, "share of fakes that mix two styles (stylegan2)", low=0, high=1),
     *network_options("dis", 8e-4),
     Option("dis.norm", "none", "normalisation in D", choices=("none", "batch", "group")),
-    Option("dis.minibatch_stddev", False, "minibatch standard deviation (at every block with msg)"),
+    Option(
+        "dis.minibatch_stddev",
+        False,
+        "minibatch standard deviation layer in D (with multi-scale gradients: in every block)",
+    ),
     Option(
         "dis.stddev_group",
         4,
-        "neighbours in the batch whose deviation it is; one group if they do not divide it",
+        "images per group of the minibatch standard deviation (one group if they do not divide the batch)",
         low=2,
         high=512,
         before=4,
@@ -96,15 +119,19 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "dis.label_layers",
         0,
-        "layers from the label to the vector that D multiplies its features with, 8 in the paper; 0 is one (stylegan2)",
+        "layers of D's label mapping network (stylegan2; 8 in the paper, 0: one projection)",
         low=0,
         high=16,
         before=0,
     ),
     Option(
-        "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
+        "dis.minibatch_discrimination",
+        0,
+        "kernels of minibatch discrimination in D (0: off)",
+        low=0,
+        high=512,
     ),
-    Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
+    Option("dis.packing", 1, "images that D judges together (PacGAN's m)", low=1, high=16),
     Option(
         "loss.name",
         "hinge",
@@ -112,7 +139,13 @@ OPTIONS: tuple[Option, ...] = (
         choices=tuple(names.LOSSES),
     ),
     Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
-    Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
+    Option(
+        "loss.label_smoothing",
+        0.0,
+        "one-sided label smoothing: the target of reals is 1 minus this",
+        low=0,
+        high=0.5,
+    ),
     Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
     Option("loss.feature_matching", 0.0, "weight of feature matching in G's loss", low=0),
     Option(
@@ -122,7 +155,13 @@ OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option("loss.path_length", 0.0, "weight of path length regularisation (stylegan2)", low=0),
-    Option("loss.path_length_every", 4, "apply it every so many steps, times as strong", low=1, high=64),
+    Option(
+        "loss.path_length_every",
+        4,
+        "steps between applications of path length regularisation (lazy: scaled up accordingly)",
+        low=1,
+        high=64,
+    ),
     Option(
         "penalty.name",
         "none",
@@ -131,7 +170,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
     Option(
-        "penalty.every", 1, "apply the penalty every so many steps, times as strong (lazy)", low=1, high=64
+        "penalty.every",
+        1,
+        "steps between applications of the penalty (lazy: scaled up accordingly)",
+        low=1,
+        high=64,
     ),
     Option(
         "penalty.final_scale",
@@ -142,23 +185,25 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("penalty.orthogonal", 0.0, "weight of orthogonal regularisation of G's kernels", low=0),
     Option("penalty.drift", 0.0, "weight of D(real)², which keeps a Wasserstein D near 0", low=0),
-    Option("penalty.clip_weights", 0.0, "bound of D's weights after each update; 0 is off", low=0),
+    Option(
+        "penalty.clip_weights", 0.0, "bound that D's weights are clipped to after each update (0: off)", low=0
+    ),
     Option("penalty.lecam", 0.0, "weight of LeCam regularisation", low=0),
-    Option("penalty.lecam_start", 1000, "step from which LeCam regularisation acts", low=0, unit="steps"),
-    Option("penalty.consistency", 0.0, "weight of consistency of D under augmentation", low=0),
-    Option("penalty.consistency_fakes", False, "consistency on fakes too (balanced)"),
+    Option("penalty.lecam_start", 1000, "first step with LeCam regularisation", low=0, unit="steps"),
+    Option("penalty.consistency", 0.0, "weight of consistency regularisation of D under augmentation", low=0),
+    Option("penalty.consistency_fakes", False, "apply consistency regularisation to fakes too (balanced)"),
     Option("noise.std", 0.0, "instance noise on D's inputs, in units of [-1, 1] images", low=0, high=10),
     Option(
         "noise.schedule",
         "linear",
-        "of the noise over training (ada: std times ADA's p)",
+        "schedule of the noise over training (ada: noise.std times ADA's p)",
         choices=(*names.NOISE_SCHEDULES, "ada"),
     ),
-    Option("noise.end", 1.0, "share of training at which the schedule reaches zero", low=0.0001, high=1),
+    Option("noise.end", 1.0, "share of training at which the noise reaches zero", low=0.0001, high=1),
     Option(
         "augment.policy",
         "",
-        "DiffAugment: color, translation, cutout, joined by commas; ada, or ada,cutout, for ADA",
+        "augmentation of D's inputs: color, translation, cutout joined by commas (DiffAugment), or ada, or ada,cutout",
     ),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
     Option(
@@ -172,16 +217,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "augment.final_p",
         0.0,
-        "ADA's p at the end of D's schedule, which it then follows; 0 lets it follow D's overfitting",
+        "ADA's p at the end of D's schedule, which p then follows (0: p follows D's overfitting)",
         low=0,
         high=1,
     ),
-    Option("augment.speed_kimg", 500.0, "images that ADA takes from p = 0 to 1", low=0.001, unit="kimg"),
-    Option("train.steps", 6000, "generator updates of the whole run", low=1, runtime=True),
+    Option(
+        "augment.speed_kimg", 500.0, "images in which ADA's p can rise from 0 to 1", low=0.001, unit="kimg"
+    ),
+    Option("train.steps", 6000, "training steps of the whole run", low=1, runtime=True),
     Option(
         "train.max_seconds",
         0.0,
-        "training time after which the run ends, complete, at the next log line; 0 is no limit",
+        "training time after which the run ends at the next log line (0: no limit)",
         low=0,
         unit="seconds",
         runtime=True,
@@ -192,7 +239,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "train.balance",
         "fixed",
-        "adaptive: D rests while its accuracy is high",
+        "balance of the updates; adaptive: D rests while its accuracy is high, G while it is low",
         choices=("fixed", "adaptive"),
     ),
     Option("train.balance_high", 0.9, "accuracy of D above which it rests", low=0.5, high=1),
@@ -200,28 +247,44 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "train.shared_forward",
         False,
-        "G's update takes the fakes of D's update, and D's judgement of them (simultaneous updates)",
+        "simultaneous updates: G's update reuses the fakes of D's update and D's output on them",
     ),
     Option(
         "train.fresh_reals",
         False,
-        "G's updates take reals and labels of their own, where they otherwise take those of D's last update",
+        "G's updates draw reals and labels of their own in place of those of D's last update",
         before=False,
     ),
-    Option("train.accumulate", 1, "parts in which each update's batch is computed", low=1, high=1024),
+    Option(
+        "train.accumulate",
+        1,
+        "parts that each batch is divided into (gradient accumulation)",
+        low=1,
+        high=1024,
+    ),
     Option(
         "train.remat",
         False,
-        "backward passes compute anew what is inside a block: less memory, more time; XLA on CPU undoes it",
+        "rematerialise blocks in the backward pass: less memory, more time (no effect on CPU)",
         runtime=True,
     ),
-    Option("train.precision", "float32", "of the networks' arithmetic", choices=("float32", "bfloat16")),
-    Option("train.steps_per_call", 0, "steps per compiled call; 0 chooses", low=0, high=1000),
     Option(
-        "ema.half_life_kimg", 2.0, "half-life of G's averaged weights; 0 averages nothing", low=0, unit="kimg"
+        "train.precision", "float32", "precision of the networks' arithmetic", choices=("float32", "bfloat16")
+    ),
+    Option("train.steps_per_call", 0, "steps per compiled call (0: chosen automatically)", low=0, high=1000),
+    Option(
+        "ema.half_life_kimg",
+        2.0,
+        "half-life of the moving average of G's weights (0: no average)",
+        low=0,
+        unit="kimg",
     ),
     Option(
-        "ema.rampup", 0.05, "the half-life is at most this share of the images seen; 0 is off", low=0, high=1
+        "ema.rampup",
+        0.05,
+        "largest half-life as a share of the images seen so far (0: no limit)",
+        low=0,
+        high=1,
     ),
     Option(
         "parallel.mode",
@@ -229,13 +292,19 @@ OPTIONS: tuple[Option, ...] = (
         "how the step is mapped over devices; several processes always get shard_map",
         choices=("pmap", "shard_map"),
     ),
-    Option("parallel.devices", 0, "devices to use, of all processes; 0 chooses", low=0, runtime=True),
+    Option(
+        "parallel.devices",
+        0,
+        "devices to use over all processes (0: chosen automatically)",
+        low=0,
+        runtime=True,
+    ),
     Option("checkpoint.every_steps", 1000, "steps between checkpoints", low=1, unit="steps", runtime=True),
-    Option("checkpoint.keep", 2, "newest checkpoints to keep; 0 keeps all", low=0, runtime=True),
+    Option("checkpoint.keep", 2, "newest checkpoints to keep (0: all)", low=0, runtime=True),
     Option(
         "eval.every_kimg",
         0.0,
-        "real images between evaluations (at the next log line), and at the end; 0 never evaluates",
+        "images between evaluations, which come at the next log line and at the end (0: never)",
         low=0,
         unit="kimg",
         runtime=True,
@@ -243,31 +312,40 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.metrics",
         "fid",
-        "measured then, joined by commas: " + ", ".join(names.MEASURES),
+        "metrics of an evaluation, joined by commas: " + ", ".join(names.MEASURES),
         runtime=True,
     ),
-    Option("eval.samples", 2000, "samples of the averaged weights to measure", low=20, runtime=True),
+    Option(
+        "eval.samples", 2000, "samples per evaluation, made by the averaged weights", low=20, runtime=True
+    ),
     Option("eval.keep_best", 1, "best checkpoints to keep besides the newest ones", low=0, runtime=True),
     Option(
         "eval.best",
         "fid",
-        "number that says which checkpoints are best",
+        "metric that decides which checkpoints are best",
         choices=tuple(names.HIGHER_IS_BETTER),
         runtime=True,
     ),
     Option(
         "monitor.action",
         "warn",
-        "when the monitor sees trouble: none only logs; restart from scratch, or rollback to the last healthy "
-        "checkpoint, with the learning rates cut and other randomness",
+        "what happens when the monitor finds a problem: none (only logged), warn, restart from scratch, or rollback to "
+        "the last healthy checkpoint; the last two lower the learning rates and change the seed",
         choices=("none", "warn", "restart_lower_lr", "rollback_lower_lr"),
         runtime=True,
     ),
-    Option("monitor.max_actions", 3, "most restarts and rollbacks of a run", low=0, high=100, runtime=True),
+    Option(
+        "monitor.max_actions",
+        3,
+        "largest number of restarts and rollbacks of a run",
+        low=0,
+        high=100,
+        runtime=True,
+    ),
     Option(
         "monitor.lr_factor",
         0.25,
-        "what each of them multiplies the learning rates by",
+        "factor on the learning rates at each restart or rollback",
         low=0.001,
         high=1,
         runtime=True,
@@ -275,7 +353,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "monitor.samples",
         256,
-        "fixed batch that it measures; 0 watches the losses alone",
+        "size of the fixed batch that the monitor measures (0: it watches the losses alone)",
         low=0,
         high=8192,
         runtime=True,
@@ -283,7 +361,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "monitor.every_steps",
         100,
-        "least steps between measurements, at log lines",
+        "steps between the monitor's measurements, which come at log lines",
         low=1,
         unit="steps",
         runtime=True,
@@ -291,18 +369,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "monitor.heldout",
         "auto",
-        "split of reals that D is never shown, to see whether it memorises; none for none",
+        "split of real images that D never sees, to find memorisation (none: no such check)",
         runtime=True,
     ),
     Option("log.every_steps", 100, "steps between log lines", low=1, unit="steps", runtime=True),
     Option("log.sample_every_steps", 500, "steps between sample grids", low=1, unit="steps", runtime=True),
     Option("log.samples", 64, "images in a sample grid", low=1, high=4096, runtime=True),
     Option("log.tensorboard", True, "write TensorBoard files", runtime=True),
+    Option("log.wandb", "", "Weights & Biases project to log to (needs the extra wandb)", runtime=True),
+    Option("log.mlflow", "", "MLflow experiment to log to (needs the extra mlflow)", runtime=True),
     Option(
-        "log.wandb", "", "project at Weights & Biases that train logs to as well (an extra)", runtime=True
+        "log.report", True, "write the run's page report.html every few minutes and at the end", runtime=True
     ),
-    Option("log.mlflow", "", "MLflow experiment that train logs to as well (an extra)", runtime=True),
-    Option("log.report", True, "write report.html, every few minutes and at the end", runtime=True),
 )
 
 RUNTIME = frozenset(option.key for option in OPTIONS if option.runtime)

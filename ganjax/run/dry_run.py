@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -143,3 +144,99 @@ def _flops(stage: Any) -> float:
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def in_words(config: ConfigDict, setup: Setup, facts: dict[str, Any], *, everything: bool = False) -> str:
+    """Returns what `describe` found as text: what a run will cost, then the options that differ from the defaults.
+
+    Args:
+      config, setup: those of the run.
+      facts: the result of `describe`.
+      everything: True for all options, and the FLOPs and activations of each network.
+    """
+    size, steps, batch = facts["bytes"], config.train.steps, config.train.batch_size
+    dataset, shape = setup.dataset, setup.dataset.images.shape[1:]
+    rate = matrix_rate(setup.devices)
+    kept = config.checkpoint.keep * size["state"]
+    costs: list[tuple[str, object]] = [
+        ("data", f"{len(dataset):,} × {'×'.join(map(str, shape))}, {_classes(setup)}"),
+        (
+            "networks",
+            " and ".join(f"{n.upper()[0]} {count:,}" for n, count in facts["parameters"].items())
+            + " parameters",
+        ),
+        ("a step", f"{batch} images, {facts['flops_per_step'] / 1e9:.3g} GFLOP, {_devices(setup)}"),
+        ("memory", f"{sum(value or 0 for value in size.values()) / 1e6:,.0f} MB on each device"),
+        ("the run", f"{steps:,} steps, {steps * setup.build.images_per_step:,} images of the data"),
+        (
+            "time",
+            f"{_duration(steps * facts['flops_per_step'] / rate)} at the least: at the {rate / 1e9:,.0f} GFLOP/s of "
+            "large matrix products here",
+        ),
+        ("writes", f"about {kept / 1e6:,.0f} MB of checkpoints (the newest {config.checkpoint.keep})"),
+    ]
+    sections: dict[str, list[tuple[str, object]]] = {"What it costs": costs}
+    if everything:
+        for name, of in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"])):
+            sections[f"{name}, forward, one sample"] = [
+                ("parameters", of["parameters"]),
+                ("MFLOP", round(of["flops"] / 1e6, 3)),
+                ("activations, kB", round(of["activation_bytes"] / 1e3, 1)),
+            ]
+        sections["MB on each device"] = [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()]
+    options = flatten(facts["config"]) if everything else facts["changed"]
+    title = "Options" if everything else "Options that differ from the defaults (--all shows every one)"
+    sections[title] = sorted(options.items())
+    text = aligned(sections)
+    return f"{text}\n\nWarning: {facts['warning']}." if "warning" in facts else text
+
+
+def matrix_rate(devices: Sequence[jax.Device]) -> float:
+    """Measures the FLOP/s of float32 matrix products of side 1,024 over these devices, in under a second."""
+    with jax.default_device(devices[0]):
+        a = jnp.ones((1024, 1024), jnp.float32)
+        product = jax.jit(lambda a: a @ a)
+        product(a).block_until_ready()
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            product(a).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+    # CPU devices share the processor, of which one takes all.
+    return 2 * 1024**3 / min(seconds) * (1 if devices[0].platform == "cpu" else len(devices))
+
+
+def _classes(setup: Setup) -> str:
+    return f"{setup.build.classes} classes" if setup.build.classes else "no labels used"
+
+
+def _devices(setup: Setup) -> str:
+    count = len(setup.devices)
+    return f"{count} {setup.devices[0].platform} device{'s' if count > 1 else ''}"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 120:
+        return f"{max(seconds, 0.1):.1f} s"
+    return f"{whole // 3600} h {whole // 60 % 60} min" if whole >= 7200 else f"{whole // 60} min"
+
+
+def aligned(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:
+    """Returns aligned text: each section's title, then its names and values in two columns.
+
+    Integers get thousands separators, floats 6 significant digits; all else is shown by `str`.
+    """
+    rows = {title: list(section) for title, section in sections.items()}
+    width = max((len(name) for section in rows.values() for name, _ in section), default=0)
+    blocks = []
+    for title, section in rows.items():
+        lines = [title, *(f"  {name:<{width}}  {_shown(value)}".rstrip() for name, value in section)]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -340,7 +341,9 @@ def test_dry_run_in_words_warns_of_a_lopsided_pair(run_cli: RunCli, tmp_path: Pa
     workdir = tmp_path / "run"
     result = run_cli("train", *points("gen.width=512"), "--dry-run", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    assert "G, forward, one sample" in result.stdout and "gen.width" in result.stdout
+    assert "G, forward, one sample" not in result.stdout and "loss.scale" not in result.stdout
+    assert re.search(r"^  gen.width +512$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  time +[0-9.]+ s at the least", result.stdout, re.MULTILINE)
     assert "Warning: G has" in result.stdout and "times the parameters of D" in result.stdout
     assert not workdir.exists()
 

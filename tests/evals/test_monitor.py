@@ -13,8 +13,17 @@ import pytest
 from small import points_config, small_config, small_dataset
 
 from ganjax.data import load
-from ganjax.evals.monitor import HEALTHY, Reference, Watch, features_of, judge_rows, read_rows
+from ganjax.evals.monitor import (
+    HEALTHY,
+    Reference,
+    Watch,
+    class_spreads,
+    features_of,
+    judge_rows,
+    read_rows,
+)
 from ganjax.evals.monitor.probe import layer_sigmas, pooled, separation
+from ganjax.evals.monitor.reference import least_diverse
 from ganjax.evals.monitor.verdicts import ADVICE, SIGNS, SUSTAINED
 from ganjax.run.callbacks import monitor as watching
 from ganjax.run.callbacks.monitor import held_out, make_probe
@@ -93,7 +102,7 @@ def prepared(config: Any, devices: int = 1) -> Setup:
     return Setup(dataset, jax.devices()[:devices], build(config, dataset), scan=False)
 
 
-def probed(config: Any, devices: int = 1) -> dict[str, float]:
+def probed(config: Any, devices: int = 1) -> dict[str, Any]:
     setup = prepared(config, devices)
     state = parallel.replicate(setup.build.init(), setup.devices)
     probe = make_probe(config, setup)
@@ -113,6 +122,10 @@ def probed(config: Any, devices: int = 1) -> dict[str, float]:
 )
 def test_signals_of_images(options: dict[str, Any]) -> None:
     found = probed(small_config(monitor__samples=64, **options))
+    named = found.pop("monitor/least_diverse_class", None)
+    assert (
+        (named is not None) == ("monitor/class_diversity" in found) == bool(options.get("model__conditional"))
+    )
     assert all(np.isfinite(value) for value in found.values())
     assert {"monitor/gradient/4", "monitor/gradient/8", "monitor/ms_ssim"} <= found.keys()
     assert 0 <= found["monitor/ms_ssim"] <= 1 and 0 <= found["monitor/separation"] <= 1
@@ -173,6 +186,8 @@ GOOD = {
     "update_ratio/dis": 1e-3,
     "monitor/coverage": 1.0,
     "monitor/diversity": 1.0,
+    "monitor/class_diversity": 0.8,
+    "monitor/least_diverse_class": "cat",
     "monitor/quality": 0.9,
     "monitor/separation": 0.6,
     "monitor/real": 0.5,
@@ -190,6 +205,7 @@ BAD: dict[str, dict[str, Any]] = {
     "divergence": {"logit/fake": 1e4},
     "mode collapse": {"monitor/diversity": 0.01, "monitor/coverage": 0.04},
     "partial collapse": {"monitor/coverage": 0.6},
+    "class collapse": {"monitor/class_diversity": 0.05, "monitor/least_diverse_class": "cat"},
     "D wins": {"monitor/separation": 1.0, "monitor/quality": 0.1},
     "G wins": {"monitor/separation": 0.2, "monitor/quality": 0.1},
     "D memorises": {"monitor/heldout": -0.45, "monitor/memorised": 0.98},
@@ -208,6 +224,34 @@ def test_a_sign_that_lasts_is_a_verdict(name: str) -> None:
     assert verdict.name == name and verdict.since == 310 and verdict.evidence
     assert verdict.advice and verdict.lesson and verdict.severity == "bad"
     assert names(rows_of([{}] * 30 + [BAD[name]] * SUSTAINED + [{}])) == []
+
+
+def test_a_collapsed_class_is_named() -> None:
+    (verdict,) = judge_rows(rows_of([{}] * 30 + [BAD["class collapse"]] * SUSTAINED), 400)
+    assert verdict.evidence == "samples of class cat have 5% of the variety of its real images"
+
+
+@pytest.mark.parametrize("same", [0, 1, 2])
+def test_the_class_with_the_least_variety_is_found(same: int) -> None:
+    """Three classes of different spread; the fakes of one are all alike."""
+    labels = np.repeat(np.arange(3), 40)
+    reals = RNG.normal(size=(120, 6)) * (1 + labels[:, None])
+    spreads = class_spreads(reals, labels)
+    fakes = RNG.normal(size=(120, 6)) * (1 + labels[:, None])
+    found = least_diverse(fakes, labels, spreads)
+    assert found is not None and found[1] > 0.8
+    fakes[labels == same] = fakes[labels == same][0]
+    assert least_diverse(fakes, labels, spreads) == (same, 0.0)
+    few = (labels != same) | (np.arange(120) % 40 < 7)  # seven fakes of it say nothing
+    found = least_diverse(fakes[few], labels[few], spreads)
+    assert found is not None and found[0] != same and found[1] > 0.8
+
+
+def test_classes_of_equal_reals_are_not_judged() -> None:
+    reals = np.concatenate([np.ones((9, 4)), RNG.normal(size=(9, 4))])
+    labels = np.repeat([0, 1], 9)
+    assert class_spreads(reals, labels).keys() == {1}
+    assert least_diverse(reals, np.zeros(18, int), class_spreads(reals, labels)) is None
 
 
 def test_every_verdict_has_words() -> None:

@@ -12,9 +12,9 @@ import pages
 import pytest
 from browser import WIDTHS, needs_browser
 
+from ganjax.run.callbacks.page import LEAST_SECONDS, Page
 from ganjax.run.report import format as words
 from ganjax.run.report import page, run_data
-from ganjax.run.callbacks.page import LEAST_SECONDS, Page
 from ganjax.run.report.run_page import write_compare_page, write_run_page
 from ganjax.runtime.errors import UserError
 from ganjax.study.page import write_study_page

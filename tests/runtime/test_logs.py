@@ -26,7 +26,6 @@ from ganjax.runtime.logs import (
     Progress,
     RunWriter,
     TensorBoardWriter,
-    format_dry_run,
     write_grid,
     write_pyramid_grid,
     write_scatter,
@@ -577,17 +576,6 @@ def test_a_workdir_that_cannot_be_made_is_told_before_the_display_starts(tmp_pat
     with pytest.raises(UserError, match=r"metrics to .*run/metrics\.jsonl"):
         RunWriter(tmp_path / "run", total_steps=10, start_step=0)
     assert capsys.readouterr().out == ""
-
-
-def test_dry_run_text_is_aligned():
-    sections = {
-        "networks": [("generator", 1234567), ("discriminator", 89)],
-        "step": [("FLOPs", 1.23456789e9), ("fused", True), ("loss", "hinge")],
-    }
-    assert format_dry_run(sections) == (
-        "networks\n  generator      1,234,567\n  discriminator  89\n\n"
-        "step\n  FLOPs          1.23457e+09\n  fused          True\n  loss           hinge"
-    )
 
 
 def test_importing_the_writers_is_quick():

@@ -1,7 +1,7 @@
 """Monitors the health of a run: signals of a fixed batch, verdicts with their evidence, and advice."""
 
 from ganjax.evals.monitor.probe import Probe, ProbeProgram
-from ganjax.evals.monitor.reference import Reference, features_of
+from ganjax.evals.monitor.reference import Reference, class_spreads, features_of
 from ganjax.evals.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
 from ganjax.evals.monitor.watch import Stretch, Watch, read_rows, shown, stretches
 
@@ -14,6 +14,7 @@ __all__ = [
     "Stretch",
     "Verdict",
     "Watch",
+    "class_spreads",
     "features_of",
     "judge_rows",
     "read_rows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from ganjax.data.images import Images, pack
-from ganjax.evals.monitor.reference import SIDE, Reference, features_of
+from ganjax.evals.monitor.reference import SIDE, Reference, features_of, least_diverse
 from ganjax.runtime.keys import Stream, fold_each, stream_key, stream_keys
 from ganjax.training import parallel
 from ganjax.training.forward import GAN, generate, logits_of
@@ -85,6 +85,8 @@ class Probe:
       labels: [N] int32, labels of the fakes, the first J those of the reals; None if there are none.
       heldout: images as in `reals` that D was never trained on; None where the data has none.
       reference: the reference of the data.
+      spreads: the variety of the reals of each class (`class_spreads`); empty where G knows no classes.
+      names: one name a class, or empty.
     """
 
     def __init__(
@@ -96,8 +98,11 @@ class Probe:
         labels: np.ndarray | None,
         heldout: tuple[np.ndarray, ...] | None,
         reference: Reference,
+        spreads: Mapping[int, float] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         self._program, self._reference = program, reference
+        self._spreads, self._names = spreads or {}, names
         self._sides = [scale.shape[1] if scale.ndim == 4 else 0 for scale in reals]
         judged = len(reals[0])
 
@@ -112,12 +117,13 @@ class Probe:
         """Compiles what a call needs, for states like this one; nothing is computed."""
         self._program.measure.compile(state, self._fixed)
 
-    def __call__(self, state: GanState) -> dict[str, float]:
+    def __call__(self, state: GanState) -> dict[str, float | str]:
         """Returns the signals of `state`, by the names that `metrics.jsonl` has."""
         found = self._program.measure(state, self._fixed)
         sigmas = self._program.sigmas(state.gen, state.dis)
         joined = {name: value for name, value in found.items() if name != "gradients"}
-        signals = self._reference.judge(features_of(joined.pop("fakes")))
+        features = features_of(joined.pop("fakes"))
+        signals = self._reference.judge(features)
         real, fake = joined["real"].ravel(), joined["fake"].ravel()
         signals |= {"real": mean(real), "fake": mean(fake), "separation": separation(real, fake)}
         if "heldout" in joined:
@@ -130,7 +136,11 @@ class Probe:
                 signals[f"gradient/{side}"] = mean(norms)
         else:
             signals["gradient"] = mean(found["gradients"][0])
-        result = {f"monitor/{name}": value for name, value in signals.items()}
+        result: dict[str, float | str] = {f"monitor/{name}": value for name, value in signals.items()}
+        if self._spreads and (found_class := least_diverse(features, self._fixed[1], self._spreads)):
+            label, share = found_class
+            result["monitor/class_diversity"] = share
+            result["monitor/least_diverse_class"] = self._names[label] if self._names else str(label)
         for net, layers in zip(("gen", "dis"), sigmas, strict=True):
             values = {name: float(sigma) for name, sigma in layers.items()}
             result |= {f"sigma/{net}/{name}": value for name, value in values.items()}

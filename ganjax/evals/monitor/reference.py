@@ -6,6 +6,7 @@ different bins (Richardson & Weiss 2018). They need no network, fit any data, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ NEAR = 0.1  # bins closer than this share of the spread are one: parts of a narr
 COVERED = 0.1  # share of its due that a bin must get to count as reached
 SUPPORT = 95  # percentile of the reals' distances to their nearest that is still on the data, times SLACK
 SLACK = 1.5
+OF_CLASS = 8  # fakes of a class below which its variety is not judged
 
 
 def features_of(samples: np.ndarray) -> np.ndarray:
@@ -90,6 +92,35 @@ class Reference:
             "quality": float((distances(fakes, self.known).min(axis=1) <= self.radius).mean()),
             "diversity": mean_distance(fakes) / self.spread,
         }
+
+
+def class_spreads(features: np.ndarray, labels: np.ndarray, *, most: int = 256) -> dict[int, float]:
+    """Returns the mean distance of two reals of each class, of features [N, F] and labels [N].
+
+    Classes of one real, or of equal ones, are left out; of large ones the first `most` count.
+    """
+    found = {int(label): mean_distance(features[labels == label][:most]) for label in np.unique(labels)}
+    return {label: spread for label, spread in found.items() if spread > 0}
+
+
+def least_diverse(
+    fakes: np.ndarray, labels: np.ndarray, spreads: Mapping[int, float]
+) -> tuple[int, float] | None:
+    """Finds the class whose fakes differ least among themselves, as a share of what its reals do.
+
+    Args:
+      fakes, labels: the features [N, F] of generated samples and their classes [N].
+      spreads: the result of `class_spreads`.
+
+    Returns:
+      (class, share), or None where no class has `OF_CLASS` fakes.
+    """
+    shares = [
+        (mean_distance(fakes[labels == label]) / spread, label)
+        for label, spread in spreads.items()
+        if np.count_nonzero(labels == label) >= OF_CLASS
+    ]
+    return min(shares)[::-1] if shares and np.isfinite(fakes).all() else None
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -92,6 +92,12 @@ ADVICE: dict[str, tuple[str, str]] = {
         "A part of the data is never sampled, and it does not come back. Lower the learning rates, train longer with "
         "a larger batch, or use a relativistic loss with R1 and R2, packing or minibatch discrimination.",
     ),
+    "class collapse": (
+        "5, learning rate against mode collapse",
+        "G makes nearly the same image from every latent vector of one class, though not of the others. Add images of "
+        "that class, use augmentation (augment.policy=ada or DiffAugment), lower the learning rates, or train without "
+        "labels.",
+    ),
     "D wins": (
         "4, balance of G and D; 6, noise on D's inputs",
         "D tells every fake from every real, and G does not get better: its gradient says nothing any more. Weaken D: "
@@ -223,6 +229,19 @@ def partial_collapse(h: History) -> str | None:
     return None
 
 
+def class_collapse(h: History) -> str | None:
+    """Finds a class whose samples hardly differ, after the warm-up, and no variety coming."""
+    row = h.rows[-1]
+    if h.share() < WARM_UP or _number(row.get("monitor/class_diversity", 1.0)) >= COLLAPSED:
+        return None
+    if h.spreading("monitor/class_diversity"):
+        return None
+    return (
+        f"samples of class {row.get('monitor/least_diverse_class')} have {row['monitor/class_diversity']:.0%} of the "
+        "variety of its real images"
+    )
+
+
 def d_wins(h: History) -> str | None:
     """Finds a D that orders every pair right while G's gradient has vanished, or G's samples stay off the data."""
     row = h.rows[-1]
@@ -276,14 +295,15 @@ SIGNS: dict[str, Sign] = {
     "divergence": divergence,
     "mode collapse": mode_collapse,
     "partial collapse": partial_collapse,
+    "class collapse": class_collapse,
     "D wins": d_wins,
     "G wins": g_wins,
     "D memorises": d_memorises,
 }
 # What says more stands for what follows from it.
 HIDES = {
-    "divergence": {"mode collapse", "partial collapse", "D wins", "G wins"},
-    "mode collapse": {"partial collapse"},
+    "divergence": {"mode collapse", "partial collapse", "class collapse", "D wins", "G wins"},
+    "mode collapse": {"partial collapse", "class collapse"},
 }
 
 

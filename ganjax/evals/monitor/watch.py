@@ -27,7 +27,7 @@ class Watch:
 
     def __init__(
         self,
-        probe: Callable[[Any], dict[str, float]] | None,
+        probe: Callable[[Any], dict[str, float | str]] | None,
         *,
         total_steps: int,
         every_steps: int,

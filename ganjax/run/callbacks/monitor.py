@@ -16,7 +16,7 @@ from ganjax.config.rules import MIXTURES
 from ganjax.data import DATASETS, Dataset, to_float
 from ganjax.data.images import at_sides
 from ganjax.evals.metrics.ms_ssim import count_scales, ms_ssim
-from ganjax.evals.monitor import Probe, ProbeProgram, Reference, Verdict, Watch, features_of
+from ganjax.evals.monitor import Probe, ProbeProgram, Reference, Verdict, Watch, class_spreads, features_of
 from ganjax.evals.monitor.verdicts import Row
 from ganjax.run.callbacks import Boundary, Every
 from ganjax.run.recovery import Relapse, Remedies
@@ -128,14 +128,29 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
         reference_of(dataset, order),
+        spreads_of(dataset, order) if build.classes else None,
+        dataset.label_names,
     )
 
 
 def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:
     """Returns the reference that samples are compared with."""
-    images = dataset.images[order[:REFERENCE_IMAGES]]
-    scaled = images / np.float32(127.5) - 1.0 if images.dtype == np.uint8 else images / dataset.scale
-    return Reference.of(features_of(scaled))
+    return Reference.of(real_features(dataset, order[:REFERENCE_IMAGES]))
+
+
+def spreads_of(dataset: Dataset, order: np.ndarray) -> dict[int, float]:
+    """Returns the variety of the reals of each class."""
+    assert dataset.labels is not None
+    chosen = order[:REFERENCE_IMAGES]
+    return class_spreads(real_features(dataset, chosen), np.asarray(dataset.labels[chosen]))
+
+
+def real_features(dataset: Dataset, chosen: np.ndarray) -> np.ndarray:
+    """Returns the features [N, F] of the real samples at these places."""
+    images = dataset.images[chosen]
+    return features_of(
+        images / np.float32(127.5) - 1.0 if images.dtype == np.uint8 else images / dataset.scale
+    )
 
 
 def similarity_scales(dataset: Dataset) -> int:

@@ -7,7 +7,7 @@ from ganjax.runtime.logs.files import MetricsWriter, TensorBoardWriter
 from ganjax.runtime.logs.images import write_grid, write_pyramid_grid, write_scatter
 from ganjax.runtime.logs.run_writer import RunWriter
 from ganjax.runtime.logs.stages import Stages
-from ganjax.runtime.logs.terminal import Progress, format_dry_run
+from ganjax.runtime.logs.terminal import Progress
 from ganjax.runtime.logs.trackers import trackers
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "RunWriter",
     "Stages",
     "TensorBoardWriter",
-    "format_dry_run",
     "trackers",
     "write_grid",
     "write_pyramid_grid",

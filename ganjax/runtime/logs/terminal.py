@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -257,23 +257,3 @@ class Progress:
             bad = value is not None and not math.isfinite(value)
             numbers.append(f"  {name} ", style="dim").append(_loss(value), style="bold red" if bad else "")
         return numbers.append(f"  {status.verdict}", style="bold") if status.verdict else numbers
-
-
-def format_dry_run(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:
-    """Returns aligned text for `--dry-run`: each section's title, then its names and values in two columns.
-
-    Integers get thousands separators, floats 6 significant digits; all else is shown by `str`.
-    """
-    rows = {title: list(section) for title, section in sections.items()}
-    width = max((len(name) for section in rows.values() for name, _ in section), default=0)
-    blocks = []
-    for title, section in rows.items():
-        lines = [title, *(f"  {name:<{width}}  {_shown(value)}".rstrip() for name, value in section)]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

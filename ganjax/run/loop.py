@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,11 +145,12 @@ class Loop(Session):
             self.check_time()
         if self.ended and (summary := self.completed()):
             writer.message(
-                f"{self.folder} is complete at step {self.step}; a larger --config.train.steps goes on with it."
+                f"The run in {self.folder} is complete at step {self.step}. To train it longer, set a larger "
+                "--config.train.steps."
             )
             return summary
         if self.resumed:
-            writer.message(f"Going on from step {self.step} in {self.folder}")
+            writer.message(f"Resuming from step {self.step} in {self.folder}")
         if native.MISSING in self.setup.convolutions:
             writer.message(f"Convolutions: {self.setup.convolutions}.")
         try:
@@ -163,12 +165,13 @@ class Loop(Session):
         reason = "completed" if self.ended else self.stop.reason
         summary = self.summarise(reason)
         if reason == "completed":
+            page = f" Page: {self.folder / 'report.html'}." if self.config.log.report else ""
             writer.message(
-                f"Completed {self.step} steps. For more samples: "
-                f"ganjax sample --workdir={self.folder} --out=grid.png"
+                f"Completed {self.step} steps.{page} More samples: "
+                f"ganjax sample --workdir={shlex.quote(str(self.folder))} --out=grid.png"
             )
         else:
             writer.message(
-                f"Stopped ({reason}) at step {self.step}; the state is saved. The same command goes on from here."
+                f"Stopped ({reason}) at step {self.step}; a checkpoint is saved. Run the same command to resume."
             )
         return summary

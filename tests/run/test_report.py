@@ -12,7 +12,7 @@ import pages
 import pytest
 from browser import WIDTHS, needs_browser
 
-from ganjax.run.callbacks.page import LEAST_SECONDS, Page
+from ganjax.run.callbacks.page import FIRST_SECONDS, LEAST_SECONDS, Page
 from ganjax.run.report import format as words
 from ganjax.run.report import page, run_data
 from ganjax.run.report.run_page import write_compare_page, write_run_page
@@ -229,12 +229,18 @@ def test_page_of_a_running_run_keeps_to_its_share_of_the_time(
     monkeypatch.setattr("ganjax.run.callbacks.page.write_run_page", slow)
     live = Page(tmp_path, 10, tell=told.append, clock=lambda: now[0])
     assert not live.write()
-    now[0] += LEAST_SECONDS
+    now[0] += FIRST_SECONDS
     assert live.write()
     now[0] += 499  # 5 s are a hundredth of 500 s
     assert not live.write() and live.write(last=True)
     now[0] += 501
     assert live.write() and not Page(tmp_path, 10, enabled=False).write(last=True)
+
+    monkeypatch.setattr("ganjax.run.callbacks.page.write_run_page", lambda folder: None)
+    quick = Page(tmp_path, 10, tell=told.append, clock=lambda: now[0])
+    for seconds, due in ((FIRST_SECONDS, True), (LEAST_SECONDS - 1, False), (1, True)):
+        now[0] += seconds
+        assert quick.write() == due
 
     def broken(folder: Path) -> None:
         raise UserError("the disk is full")

@@ -171,7 +171,7 @@ def test_signals_save_and_the_same_command_goes_on(runs: Runs, unbroken: Path) -
         assert f"Stopped ({reason}) at step {ending['steps']}" in out and "same command goes on" in out
         assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == ending["steps"]
         if start:
-            assert "Going on from step" in out
+            assert "Resuming from step" in out
     out, _ = runs.finish(name)
     assert "Completed 400 steps" in out
     assert_same_run(workdir, unbroken)
@@ -213,7 +213,7 @@ def test_other_numbers_of_devices_go_on_with_it(runs: Runs, unbroken: Path) -> N
         name = f"devices_{devices}"
         shutil.copytree(unbroken, runs.folder / name)
         out, _ = runs.finish(name, "train.steps=410", f"parallel.devices={devices}")
-        assert "Going on from step 400" in out
+        assert "Resuming from step 400" in out
         environment = json.loads((runs.folder / name / "environment.json").read_text())
         assert len(environment["devices"]) == devices
         states[devices] = read_state(runs.folder / name)

@@ -170,7 +170,7 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path: Path) -> None:
     pictures = [np.asarray(Image.open(grid)) for grid in grids]
     np.testing.assert_array_equal(*pictures)
     out, _ = runs.finish("two", *options, "train.steps=820", "parallel.devices=1")
-    assert "Going on from step 800" in out and logged(tmp_path / "two")[-1]["step"] == 820
+    assert "Resuming from step 800" in out and logged(tmp_path / "two")[-1]["step"] == 820
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from ganjax.run.callbacks import Boundary, Every
 from ganjax.run.report.run_page import write_run_page
 
+FIRST_SECONDS = 20.0  # from the start to the first page
 LEAST_SECONDS = 120.0  # between two pages
 SHARE = 0.01  # of the time, that pages may take
 
@@ -37,7 +38,7 @@ class Page(Every):
     ) -> None:
         super().__init__(every_steps)
         self._folder, self._enabled, self._tell, self._clock = folder, enabled, tell, clock
-        self._next = clock() + LEAST_SECONDS
+        self._next = clock() + FIRST_SECONDS
 
     def __call__(self, at: Boundary) -> None:
         """Writes a page, unless the last one was too short ago."""

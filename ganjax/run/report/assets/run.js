@@ -39,3 +39,9 @@ on('play', 'click', () => {
   $('play').setAttribute('aria-pressed', 'true');
   playing = setInterval(() => { const at = Number($('time').value); if (at >= last) stop(); else turn(at + 1); }, 500);
 });
+
+/* A running run's page: what has changed comes by itself, unless somebody is busy with the page. */
+if (data.running) {
+  const reload = setInterval(() => location.reload(), 60000);
+  for (const kind of ['input', 'click', 'keydown']) addEventListener(kind, () => clearInterval(reload));
+}

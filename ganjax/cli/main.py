@@ -214,7 +214,9 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
     join(arguments, stops=True)
-    from ganjax.models.layers import native  # only now: JAX takes a second or two to start
+    if processes.is_main():  # a sign of life before JAX, which takes a second or two to start
+        print(f"ganjax {__version__}: {arguments.config} in {arguments.workdir}", flush=True)
+    from ganjax.models.layers import native
 
     if resolved.model.name != "mlp":
         native.begin()

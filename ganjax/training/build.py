@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,28 +28,15 @@ from ganjax.models.layers import native
 from ganjax.models.layers.layers import DISCRIMINATION_GROUP
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.keys import Stream, fold_each, stream_key
+from ganjax.runtime.programs import Programs
 from ganjax.training.control import initial_control, make_average, make_control_update, make_transform
 from ganjax.training.forward import GAN, Player, dis_forward, gen_forward
 from ganjax.training.optim import Optimizer, make_chain, make_progress, make_schedule
 from ganjax.training.state import GanState, NetState, copy_tree
 
 Tree = Any
-T = TypeVar("T")
 # Sides in pixels that each choice connects, named as StyleGAN names its styles; the last side always is.
 MSG_SCALES = {"all": (4, math.inf), "coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}
-
-
-class Programs:
-    """Compiled functions that runs of one program share, each kept by what it depends on besides the program."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Any] = {}
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns what `make` returned when it was first asked for by this key."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ganjax.run.callbacks.evaluation import Evaluation
 from ganjax.run.sample import BEST, checkpoint_folder
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.training.build import Programs
+from ganjax.runtime.programs import Programs
 
 if TYPE_CHECKING:
     from conftest import RunCli

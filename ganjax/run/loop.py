@@ -88,6 +88,7 @@ class Loop(Session):
                 done.result()
             self.advance(writer, min(self.step + self.calls, self.config.train.steps))
             done.result()
+        self.clock.rate(self.step)  # the speed on the first log line is that of what comes now
 
     def advance(self, writer: RunWriter, until: int) -> None:
         """Makes the steps up to `until`, or to a signal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,9 @@ import pytest
 from small import points_config, small_dataset
 
 from ganjax.run.callbacks import Every
+from ganjax.run.callbacks import grid as grids
 from ganjax.run.callbacks.evaluation import Evaluation
+from ganjax.run.callbacks.grid import Grid
 from ganjax.run.sample import BEST, checkpoint_folder
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
@@ -45,6 +48,40 @@ def test_due_at_the_first_log_line_after_each_multiple(tmp_path: Path) -> None:
 def test_every_multiple_and_the_end() -> None:
     every = Every(10)
     assert [step for step in range(1, 41) if every.due(step, last=step == 37)] == [10, 20, 30, 37, 40]
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (0, [500, 1000, 1500]),
+        (1, [16, 32, 64, 128, 256, 500, 1000, 1500]),
+        (10, [20, 40, 80, 160, 320, 500, 1000, 1500]),
+        (50, [50, 100, 200, 400, 500, 1000, 1500]),
+        (500, [500, 1000, 1500]),
+    ],
+)
+def test_grids_come_at_doubling_steps_first(calls: int, expected: list[int], tmp_path: Path) -> None:
+    grid = Grid(tmp_path, FakeSampler(), small_dataset(), every_steps=500, samples=4, calls=calls)  # type: ignore[arg-type]
+    steps = range(calls or 1, 1501, calls or 1)
+    assert [step for step in steps if grid.due(step, last=step == 1500)] == expected
+
+
+def test_reals_stand_where_samples_of_their_class_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image of the data shows its label; one class has no image at all."""
+    labels = np.array([0, 1, 3] * 5, np.int32)
+    images = np.tile(labels[:, None, None, None], (1, 4, 4, 1)).astype(np.uint8)
+    dataset = dataclasses.replace(small_dataset(), images=images, labels=labels, num_classes=4)
+    sampler = SimpleNamespace(labels=lambda n: np.arange(n) % 4, columns=lambda n: 4)
+    written = dict[str, Any]()
+    monkeypatch.setattr(
+        grids, "write_grid", lambda path, images, columns: written.update(i=images, c=columns)
+    )
+    Grid(tmp_path, sampler, dataset, every_steps=10, samples=12).write_reals(seed=3)  # type: ignore[arg-type]
+    shown = written["i"][:, 0, 0, 0].reshape(3, 4)
+    assert written["c"] == 4 and (shown[:, [0, 1, 3]] == [0, 1, 3]).all()
+    sampler.labels = lambda n: None
+    Grid(tmp_path, sampler, dataset, every_steps=10, samples=15).write_reals(seed=3)  # type: ignore[arg-type]
+    assert sorted(written["i"][:, 0, 0, 0]) == sorted(labels)
 
 
 def test_programs_are_made_once_a_key() -> None:

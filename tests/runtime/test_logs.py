@@ -25,6 +25,7 @@ from ganjax.runtime.logs import (
     MetricsWriter,
     Progress,
     RunWriter,
+    Stages,
     TensorBoardWriter,
     write_grid,
     write_pyramid_grid,
@@ -576,6 +577,37 @@ def test_a_workdir_that_cannot_be_made_is_told_before_the_display_starts(tmp_pat
     with pytest.raises(UserError, match=r"metrics to .*run/metrics\.jsonl"):
         RunWriter(tmp_path / "run", total_steps=10, start_step=0)
     assert capsys.readouterr().out == ""
+
+
+def test_a_stage_says_what_it_does_and_then_how_long_it_took():
+    file, clock = io.StringIO(), Clock()
+    stages = Stages(file, clock=clock)
+    with stages("Loading digits"):
+        assert file.getvalue() == "Loading digits ... "
+        clock.seconds += 2.5
+    assert file.getvalue() == "Loading digits ... 2.5 s\n"
+    with pytest.raises(ValueError, match="no such data"), stages("Loading cats"):
+        raise ValueError("no such data")
+    assert file.getvalue().endswith("\nLoading cats ... \n")
+    with Stages(file, enabled=False)("Compiling"):
+        pass
+    assert "Compiling" not in file.getvalue()
+    file.close()
+    with stages("Loading dogs"):  # the stream is gone: the command goes on
+        pass
+
+
+def test_the_time_left_does_not_count_what_was_prepared():
+    file, clock = io.StringIO(), Clock()
+    with Progress(100, console=Console(file=file, width=80), live=False, clock=clock) as progress:
+        with progress.stage("Compiling the training step"):
+            clock.seconds += 60
+        for step in (10, 20):
+            clock.seconds += 1
+            progress.log(step, {})
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith("Compiling the training step ... ")
+    assert "left -:--:--" in lines[1] and "left 0:00:08" in lines[2]
 
 
 def test_importing_the_writers_is_quick():

@@ -185,16 +185,19 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, text: str) -> Iterator[None]:
         """Shows what is being prepared in the `with` block, and then how long it took."""
-        if self._live is None:
-            with Stages(self._console.file, live=False)(text):
-                yield
-            return
         start, self._doing = self._clock(), text
         try:
-            yield
+            with (
+                Stages(self._console.file, live=False)(text)
+                if self._live is None
+                else contextlib.nullcontext()
+            ):
+                yield
         finally:
             self._doing = ""
-        self.message(f"{text}: {self._clock() - start:.1f} s")
+            self._history.clear()  # what it took says nothing of the time left
+        if self._live is not None:
+            self.message(f"{text}: {self._clock() - start:.1f} s")
 
     def message(self, text: str) -> None:
         """Prints `text` as it is on lines of its own, above the live display if there is one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ class Loop(Session):
     ) -> None:
         """Restores the run, see `Session`; `stop` holds the signals that end the sitting early."""
         super().__init__(config, setup, folder, checkpoints, early_grids=True)
-        self.stop = stop
+        self.stop, self._called = stop, False
         self._metrics: list[dict[str, Any]] = []  # of each call since the last log line
 
     @functools.cached_property
@@ -65,12 +67,38 @@ class Loop(Session):
         """The feed that the update reads the reals from."""
         return self.setup.feed(self.config, self.calls)
 
-    def _start(self, writer: RunWriter) -> None:
-        """Makes the first call, which compiles the step. What the first boundaries need is made beside it.
+    def advance(self, writer: RunWriter, until: int) -> None:
+        """Makes the steps up to `until`, or to a signal."""
+        seed = int(jax.device_get(self.state.hyper["seed"]))  # a recovery may have drawn another
+        update = self.update  # made outside of the guard: it places its own arguments
+        with self.feed.start(self.step, until, seed) as feed:
+            while self.step < until and not self.ended and not self.stop.due():
+                data, step = next(feed), self.step + self.calls
+                logs = self.logs_at(step)
+                before = weights(self.state) if logs else None
+                with self._first_call(writer), jax.transfer_guard("disallow"):
+                    self.state, metrics = update(self.state, data)
+                self.step = step
+                self._metrics.append(metrics)
+                if len(self._metrics) > IN_FLIGHT:  # the host may run ahead by so many calls
+                    self._metrics[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
+                if self.due(step):
+                    numbers = {} if before is None else movement(before, self.state, steps=self.calls)
+                    self.reach(writer, step, self.state, self._metrics, numbers | self._waiting(logs))
+                    if logs:
+                        self._metrics.clear()
 
-        That is a grid of reals and one of the first state, for something to see at once, and the monitor's program.
+    @contextlib.contextmanager
+    def _first_call(self, writer: RunWriter) -> Iterator[None]:
+        """Says that the first call, made in the `with` block, compiles the step. A later call is left alone.
+
+        What the first boundaries need is made beside it: a grid of reals and one of the first state, for something to
+        see at once, and the monitor's program.
         """
-        new = self.step == 0 and not self.resumed
+        if self._called:
+            yield
+            return
+        new, self._called = self.step == 0 and not self.resumed, True
         described = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
         )
@@ -86,30 +114,10 @@ class Loop(Session):
             done = pool.submit(beside)
             if processes.count() > 1:  # programs that exchange between processes must start in one order
                 done.result()
-            self.advance(writer, min(self.step + self.calls, self.config.train.steps))
+            yield
             done.result()
-        self.clock.rate(self.step)  # the speed on the first log line is that of what comes now
-
-    def advance(self, writer: RunWriter, until: int) -> None:
-        """Makes the steps up to `until`, or to a signal."""
-        seed = int(jax.device_get(self.state.hyper["seed"]))  # a recovery may have drawn another
-        update = self.update  # made outside of the guard: it places its own arguments
-        with self.feed.start(self.step, until, seed) as feed:
-            while self.step < until and not self.ended and not self.stop.due():
-                data, step = next(feed), self.step + self.calls
-                logs = self.logs_at(step)
-                before = weights(self.state) if logs else None
-                with jax.transfer_guard("disallow"):
-                    self.state, metrics = update(self.state, data)
-                self.step = step
-                self._metrics.append(metrics)
-                if len(self._metrics) > IN_FLIGHT:  # the host may run ahead by so many calls
-                    self._metrics[-1 - IN_FLIGHT]["loss/gen"].block_until_ready()
-                if self.due(step):
-                    numbers = {} if before is None else movement(before, self.state, steps=self.calls)
-                    self.reach(writer, step, self.state, self._metrics, numbers | self._waiting(logs))
-                    if logs:
-                        self._metrics.clear()
+        if not self.logs_at(self.step + self.calls):  # a log line shows the speed without the compilation
+            self.clock.rate(self.step + self.calls)
 
     def _waiting(self, logs: bool) -> dict[str, Any]:
         """Returns the share of the time since the last log line that the loop waited for streamed data."""
@@ -155,7 +163,6 @@ class Loop(Session):
         if native.MISSING in self.setup.convolutions:
             writer.message(f"Convolutions: {self.setup.convolutions}.")
         try:
-            self._start(writer)
             self.advance(writer, self.config.train.steps)
             self.save()
         except DivergedError as error:

@@ -39,7 +39,8 @@ def test_a_run_from_python(run: ganjax.Run) -> None:
     assert run.config.seed == 3 and run.config.gen.depth == 1
     assert [row["step"] for row in run.metrics] == [2, 4] and "loss/gen" in run.metrics[0]
     assert run.summary["reason"] == "completed" and [path.name for path in run.images] == [
-        "step_00000004.png"
+        "step_00000000.png",
+        "step_00000004.png",
     ]
     assert repr(run).endswith("mlp on ring, completed at step 4>")
 

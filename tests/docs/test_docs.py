@@ -10,6 +10,7 @@ import pytest
 from paths import ROOT
 
 from ganjax.cli import main as cli
+from ganjax.config import names
 from ganjax.config import recipe as configs
 from ganjax.config.options import BY_KEY
 from ganjax.config.rules import RULES
@@ -17,6 +18,7 @@ from ganjax.config.techniques import LESSONS, TECHNIQUES
 from ganjax.evals.monitor import ADVICE
 
 RECIPE = ROOT / "configs" / "technique.py"
+PEERS = runpy.run_path(str(ROOT / "docs" / "make_peers.py"))
 
 
 def test_the_page_of_techniques_is_up_to_date():
@@ -82,3 +84,29 @@ def test_the_commands_of_the_pages_are_understood(page, monkeypatch):
         arguments = cli.make_parser().parse_args(rest)
         if arguments.command == "train":
             configs.resolve(arguments.config, overrides)
+
+
+def test_the_page_of_peers_is_up_to_date():
+    page = PEERS["PAGE"].read_text(encoding="utf-8")
+    assert PEERS["updated"](page) == page, "run python docs/make_peers.py"
+
+
+def test_the_page_of_peers_says_of_ganjax_what_the_code_says():
+    cells = {row["name"]: row["ganjax"] for row in PEERS["load"]()[1]}
+    for cell in cells.values():
+        assert all((ROOT / place).exists() for place in cell.get("where", []) if " " not in place)
+        assert not [key for key in BY_KEY if any(word in key for word in cell.get("absent", []))]
+    assert cells["Adversarial losses"]["value"].startswith(f"{len(names.LOSSES)}: ")
+    assert cells["Gradient penalties"]["value"].startswith(f"{len(names.PENALTIES)}: ")
+    assert f" {len(ADVICE)} verdicts" in cells["Says in words that a run has collapsed"]["value"]
+    assert set(re.findall(r"`(\w+)`", cells["Families"]["value"])) == set(names.FAMILIES)
+
+
+def test_a_cell_about_a_peer_that_names_no_source_is_refused(tmp_path, monkeypatch):
+    data = tmp_path / "peers.toml"
+    data.write_text(
+        re.sub(r"^absent = .*\n", "", PEERS["DATA"].read_text("utf-8"), flags=re.MULTILINE), "utf-8"
+    )
+    monkeypatch.setitem(PEERS["load"].__globals__, "DATA", data)
+    with pytest.raises(SystemExit, match="mimicry needs a value, and `where` or `absent`"):
+        PEERS["load"]()

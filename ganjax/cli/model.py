@@ -1,13 +1,16 @@
-"""The commands `ganjax export` and `ganjax interpolate`: their options, and their functions."""
+"""The commands that take G out of a run, `sample`, `export` and `interpolate`: their options, and their functions."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ganjax.cli.common import join
+from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 
 EXAMPLES = {
+    "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     "export": "ganjax export --workdir=runs/quickstart --out=model.jaxexport",
     "interpolate": "ganjax interpolate --workdir=runs/quickstart --out=film.webp --seeds=0,1,2,3",
 }
@@ -20,6 +23,60 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+
+
+def add_sample(sample: argparse.ArgumentParser) -> None:
+    """Adds the options of `ganjax sample`."""
+    add_checkpoint(sample)
+    sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
+    sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
+    sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    sample.add_argument(
+        "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
+    )
+    sample.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
+    )
+    sample.add_argument(
+        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
+    )
+    sample.add_argument(
+        "--data", default="", metavar="DIR", help="with --nearest: the data, where they moved"
+    )
+
+
+def class_list(text: str) -> tuple[int, ...]:
+    """Reads `"0,3"` as (0, 3)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
+
+
+def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """Runs `ganjax sample`."""
+    if overrides:
+        raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    join(arguments)
+    from ganjax.run.sample import sample
+
+    done = sample(
+        arguments.workdir,
+        n=arguments.n,
+        out=arguments.out,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        step=arguments.step,
+        devices=arguments.devices,
+        classes=arguments.classes,
+        truncation=arguments.truncation,
+        nearest=arguments.nearest,
+        data=arguments.data,
+    )
+    if processes.is_main():
+        print(done)
+    return 0
 
 
 def add_export(export: argparse.ArgumentParser) -> None:

@@ -31,6 +31,8 @@ class Dataset:
         modes: the centres of a mixture, [K, 2] float32, else None.
         std: the standard deviation of each mode of a mixture, else None.
         content: a hash of the content where the source knows one, else empty.
+        files: a hash of the names and sizes of what was read, wherever it lies; empty where the source has no files.
+        counts: the number of images of each class where the source knows it without reading them, else empty.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Dataset:
     modes: np.ndarray | None = None
     std: float | None = None
     content: str = ""
+    files: str = ""
+    counts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +56,13 @@ class Dataset:
         if self.content or isinstance(self.images, LazyImages) or isinstance(self.labels, LazyLabels):
             return self.content
         return content_hash(self.images, self.labels)
+
+    @functools.cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of each class; empty without labels. All are read where the source does not know it."""
+        if self.counts or self.labels is None:
+            return self.counts
+        return tuple(np.bincount(self.labels[:], minlength=self.num_classes).tolist())
 
     @property
     def streams(self) -> bool:

@@ -16,6 +16,7 @@ from ganjax.evals.features import FeatureNetwork, choose
 from ganjax.evals.metrics.measures import Case, check_names, measure
 from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
+from ganjax.run.data_facts import data_of
 from ganjax.run.sample import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
@@ -35,6 +36,7 @@ def evaluate_run(
     step: int | None = None,
     devices: int = 0,
     features: str = "",
+    data: str = "",
 ) -> list[Measurement]:
     """Measures `n` samples of a run's checkpoint against the data that it was trained on.
 
@@ -46,9 +48,10 @@ def evaluate_run(
       n: number of samples.
       seed, weights, step, devices: as in `ganjax.run.sample.sample`.
       features: see `metrics.features.choose`.
+      data: path of the data where they lie elsewhere than in training.
 
     Raises:
-      UserError: the folder has no run, names are unknown, or metrics do not fit the data.
+      UserError: the folder has no run, names are unknown, the data are gone, or metrics do not fit them.
     """
     _check(names, n)
     run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
@@ -57,7 +60,7 @@ def evaluate_run(
         for _ in blocks:
             pass
         return []
-    judge = Judge(run.dataset, run.split, features)
+    judge = Judge(data_of(workdir, run.config, "evaluate", data), run.split, features)
     return judge(
         blocks,
         names,

@@ -15,12 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
 from ganjax.data import Dataset
 from ganjax.data.images import to_uint8
 from ganjax.evals.metrics.modes import count_modes
 from ganjax.evals.metrics.neighbours import nearest_neighbours
 from ganjax.models import revisions
 from ganjax.models.latents import make_latents
+from ganjax.run.data_facts import data_of, read_facts, stand_in
+from ganjax.run.setup import prepare
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
@@ -167,7 +170,7 @@ class Run:
 
     Attributes:
       step: step of the checkpoint.
-      dataset: data set that it was trained on.
+      dataset: data set that it was trained on, without its images and labels (`data_facts.stand_in`).
       split: split of the data set.
       config, build: config and build of the run.
       sampler: makes the samples: `run.sampler(run.variables, n)`.
@@ -206,16 +209,16 @@ def open_run(
 ) -> Run:
     """Opens the run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
+    The data are not read, unless an earlier ganjax trained the run, which kept no `data.json`.
+
     Raises:
       UserError: the folder has no run or checkpoint, or the networks do not know the classes.
     """
-    from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
-    from ganjax.run.setup import prepare
-
     # The main process reads the workdir: the others may not see it.
-    stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
+    read = lambda: [to_json(from_workdir(workdir)), read_facts(workdir)]
+    stored, facts = processes.from_main(read() if processes.is_main() else None)
     config = unflatten(flatten(stored))
-    setup = prepare(config, choose_devices(n, devices))
+    setup = prepare(config, choose_devices(n, devices), None if facts is None else stand_in(facts))
     known = setup.build.classes
     if any(not 0 <= label < known for label in classes):
         allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
@@ -254,14 +257,16 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 
-def write_nearest(path: Path, run: Run, n: int) -> str:
-    """Writes a PNG of `n` pairs: a sample and the training image closest to it in pixels, the closest pairs first.
+def write_nearest(path: Path, run: Run, n: int, dataset: Dataset) -> str:
+    """Writes a PNG of `n` pairs: a sample and the image of `dataset` closest to it in pixels, the closest pairs first.
 
     Returns their distances in words. Raises `UserError` for a run on points.
     """
-    if run.dataset.images.ndim == 2:
+    if dataset.images.ndim == 2:
         raise UserError("--nearest compares images, and this run makes points.")
-    samples, training = run.sampler(run.variables, n)[-1], run.dataset.images
+    samples, training = run.sampler(run.variables, n)[-1], dataset.images
+    if not processes.is_main():
+        return ""
     closest, distance = np.zeros(n, np.int64), np.full(n, np.inf)
     for start in range(0, len(training), NEAREST_BLOCK):
         block = training[start : start + NEAREST_BLOCK]
@@ -270,9 +275,7 @@ def write_nearest(path: Path, run: Run, n: int) -> str:
         closest, distance = np.where(better, start + index, closest), np.where(better, far, distance)
     order = np.argsort(distance)
     pairs = np.stack([samples[order], training[closest[order]]], axis=1)
-    if processes.is_main():
-        columns = 2 * max(1, round((n / 2) ** 0.5))
-        write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=columns)
+    write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=2 * max(1, round((n / 2) ** 0.5)))
     apart = distance / samples[0].size ** 0.5
     return f"{apart.min():.1f} to {apart.max():.1f} of 255 apart (root mean square)"
 
@@ -289,11 +292,13 @@ def sample(
     classes: Sequence[int] = (),
     truncation: float = 1.0,
     nearest: bool = False,
+    data: str = "",
 ) -> str:
     """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns a summary of the result.
 
     `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
-    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows each sample beside the closest real image.
+    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows each sample beside the closest real image,
+    for which alone the data are read: from `data` where they lie elsewhere than in training.
 
     Raises:
       UserError: the folder has no run or checkpoint, or `out` is of another kind.
@@ -319,7 +324,8 @@ def sample(
         truncation=truncation,
     )
     if nearest:
-        apart = write_nearest(out, run, n)
+        dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset
+        apart = write_nearest(out, run, n, dataset)
         return (
             f"{n} samples of step {run.step} ({weights} weights) are in {out}, each beside the training image nearest "
             f"to it: {apart}"

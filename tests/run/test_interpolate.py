@@ -102,8 +102,8 @@ def test_pairs_with_the_nearest_training_images(tmp_path: Path) -> None:
     copies = training[[31, 4]].copy()
     copies[0, :2, :2] ^= 255
     dataset = Dataset("digits", training, None, 0)
-    run: Any = SimpleNamespace(sampler=lambda variables, n: (copies[:n],), variables=None, dataset=dataset)
-    told = write_nearest(tmp_path / "pairs.png", run, 2)
+    run: Any = SimpleNamespace(sampler=lambda variables, n: (copies[:n],), variables=None)
+    told = write_nearest(tmp_path / "pairs.png", run, 2, dataset)
     off = np.sqrt(np.square(copies[0].astype(float) - training[31]).mean())
     assert told == f"0.0 to {off:.1f} of 255 apart (root mean square)"
     with Image.open(tmp_path / "pairs.png") as picture:

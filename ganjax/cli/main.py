@@ -90,7 +90,9 @@ def make_parser() -> argparse.ArgumentParser:
 def add_train(train: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax train`."""
     train.add_argument(
-        "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
+        "--config",
+        metavar="FILE[:ARG]",
+        help="a recipe; options follow as --config.KEY=VALUE (default: the config of the run in --workdir)",
     )
     train.add_argument("--workdir", type=Path, help="folder of the run")
     train.add_argument(
@@ -163,16 +165,23 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
     if arguments.help_config:
         print(config.help_page())
         return OK
-    if not arguments.config:
-        raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
-    resolved = config.resolve(arguments.config, overrides)
+    if not arguments.config and not arguments.workdir:
+        raise UserError(
+            "train needs a recipe, --config=FILE[:ARG], or the folder of a run to go on with, --workdir=DIR; for "
+            f"example\n  {EXAMPLES['train']}"
+        )
+    resolved = config.resolve(arguments.config, overrides) if arguments.config else None
     if arguments.dry_run:
-        return dry_run(resolved, as_json=arguments.json, everything=arguments.all)
+        shown = resolved or continued(arguments.workdir, overrides)
+        return dry_run(shown, as_json=arguments.json, everything=arguments.all)
     if arguments.workdir is None:
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
     join(arguments, stops=True)
+    if resolved is None:  # the main process reads the workdir: the others may not see it
+        found = continued(arguments.workdir, overrides) if processes.is_main() else None
+        resolved = config.unflatten(processes.from_main(found and config.flatten(found)))
     from ganjax.models.layers import native  # only now: JAX takes a second or two to start
 
     if resolved.model.name != "mlp":
@@ -181,6 +190,21 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
 
     train(resolved, arguments.workdir, accept_new_data=arguments.accept_new_data)
     return OK
+
+
+def continued(workdir: Path, overrides: list[tuple[str, str]]) -> Any:
+    """Returns the config of the run in `workdir` with `overrides`, its data looked for where they lie now."""
+    try:
+        found = config.from_workdir(workdir)
+    except UserError as error:
+        raise UserError(f"{error} A new run needs a recipe: --config=FILE[:ARG].") from None
+    from ganjax.run.data_facts import place_of
+
+    config.set_option(found, "data.path", place_of(workdir, found))
+    for key, text in overrides:
+        config.set_option(found, key, text)
+    config.check(found)
+    return found
 
 
 def dry_run(resolved: Any, *, as_json: bool, everything: bool) -> int:

@@ -33,7 +33,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_new_data: bool = False) -
         StopSignals() as stop,
         Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
-        stages = Stages(enabled=main)
+        stages = Stages(enabled=processes.is_main())
         try:
             with stages(f"Loading {config.data.name}"):
                 setup = prepare(config)

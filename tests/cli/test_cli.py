@@ -237,6 +237,26 @@ def other_config_in(workdir: Path) -> None:
     (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
+def test_a_run_goes_on_by_its_folder_alone(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With options that may change, and with the words of the folder for others."""
+    other_config_in(tmp_path / "run")
+    trained: list[Any] = []
+    monkeypatch.setattr("ganjax.run.train.train", lambda *given, **options: trained.append((given, options)))
+    more = ("--config.train.steps=9", "--accept-new-data")
+    assert main("train", f"--workdir={tmp_path / 'run'}", *more)[0] == 0
+    (((config, workdir), options),) = trained
+    assert (config.gen.width, config.seed, config.train.steps) == (4, 3, 9)
+    assert workdir == tmp_path / "run" and options == {"accept_new_data": True}
+    monkeypatch.undo()
+    code, _, err = main("train", f"--workdir={tmp_path / 'run'}", "--config.gen.width=5")
+    assert_refused(code, err, "another config", "gen.width: was 4, now 5")
+    code, _, err = main("train", f"--workdir={tmp_path / 'new'}")
+    assert_refused(code, err, "holds no run", "A new run needs a recipe")
+    assert not (tmp_path / "new").exists()
+
+
 def file_in_the_way(workdir: Path) -> None:
     workdir.write_text("")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ganjax.cli.common import join
+from ganjax.cli.common import class_list, join, seed_list
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 
@@ -28,12 +28,22 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
 def add_sample(sample: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax sample`."""
     add_checkpoint(sample)
-    sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
-    sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
-    sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    sample.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a .png with a grid, an .npz with an array `samples`, or a folder for a PNG of each",
+    )
+    sample.add_argument("--n", type=int, help="how many, of each of --seeds (default: 64, of --seeds 1)")
+    seeds = sample.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    seeds.add_argument("--seeds", type=seed_list, default=(), help="several: 0-63 or 0,7,9")
     sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
     sample.add_argument(
-        "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
+        "--classes",
+        type=class_list,
+        default=(),
+        help="cat,dog or 0,1: only these, in turn (default: every class)",
     )
     sample.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
@@ -44,14 +54,6 @@ def add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--data", default="", metavar="DIR", help="with --nearest: the data, where they moved"
     )
-
-
-def class_list(text: str) -> tuple[int, ...]:
-    """Reads `"0,3"` as (0, 3)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
 
 
 def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -66,6 +68,7 @@ def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
         n=arguments.n,
         out=arguments.out,
         seed=arguments.seed,
+        seeds=arguments.seeds,
         weights=arguments.weights,
         step=arguments.step,
         devices=arguments.devices,
@@ -111,14 +114,6 @@ def run_export(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return 0
 
 
-def number_list(text: str) -> tuple[int, ...]:
-    """Reads `"0,3"` as (0, 3)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--seeds takes numbers joined by commas, and got {text!r}.") from None
-
-
 def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax interpolate`."""
     add_checkpoint(interpolate)
@@ -126,11 +121,18 @@ def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="a .gif, a .webp, or with ffmpeg an .mp4; with --mix a .png"
     )
     interpolate.add_argument(
-        "--seeds", type=number_list, help="of the samples to pass through (default: 0,1,2,3)"
+        "--seeds", type=seed_list, help="of the samples to pass through (default: 0,1,2,3)"
     )
     interpolate.add_argument(
-        "--steps", type=int, default=24, help="frames from one to the next, 24 a second (default: 24)"
+        "--classes",
+        type=class_list,
+        default=(),
+        help="cat,dog or 0,1: from class to class, or within one (default: all side by side)",
     )
+    interpolate.add_argument(
+        "--steps", type=int, default=24, help="frames from one to the next (default: 24)"
+    )
+    interpolate.add_argument("--fps", type=int, default=24, help="frames a second (default: 24)")
     interpolate.add_argument("--n", type=int, default=9, help="images side by side (default: 9)")
     interpolate.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
@@ -151,9 +153,12 @@ def run_interpolate(arguments: argparse.Namespace, overrides: list[tuple[str, st
 
     options = {name: getattr(arguments, name) for name in ("n", "weights", "step", "truncation")}
     if arguments.mix is not None:
+        if arguments.classes:
+            raise UserError("--classes is for films: --mix takes all classes in turn.")
         seeds = arguments.seeds or (0, 1)
         print(interpolate.mix(arguments.workdir, arguments.out, side=arguments.mix, seeds=seeds, **options))
     else:
         options |= {"steps": arguments.steps, "seeds": arguments.seeds or (0, 1, 2, 3)}
+        options |= {"classes": arguments.classes, "frames_per_second": arguments.fps}
         print(interpolate.interpolate(arguments.workdir, arguments.out, **options))
     return 0

@@ -105,6 +105,30 @@ def check_split(request: Request, choices: Sequence[str]) -> None:
         )
 
 
+def find_classes(wanted: Sequence[int | str], names: Sequence[str], known: int) -> tuple[int, ...]:
+    """Returns the labels of classes that are given by name or number; a text that is both is taken for a name.
+
+    Args:
+      wanted: the names and numbers.
+      names: name of each class, or empty.
+      known: number of classes of the networks.
+
+    Raises:
+      UserError: there is no such class.
+    """
+    labels = {str(label): label for label in range(known)} | {
+        name: label for label, name in enumerate(names[:known])
+    }
+    found = [labels.get(one) if isinstance(one, str) else one for one in wanted]
+    for one, label in zip(wanted, found, strict=True):
+        if label is None or not 0 <= label < known:
+            allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
+            if known and names:
+                allowed += f" or names ({', '.join(names[:20])}{', …' if known > 20 else ''})"
+            raise UserError(f"--classes takes {allowed}, and got {one!r}.{nearest(str(one), names)}")
+    return tuple(int(label) for label in found if label is not None)
+
+
 def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
     """Brings images to `resolution` × `resolution`. Returns them as they are where they have that size or it is 0.
 

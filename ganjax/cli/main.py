@@ -132,6 +132,12 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+    evaluate.add_argument(
+        "--class-shares",
+        choices=("data", "even"),
+        default="",
+        help="of a --workdir with labels: classes as frequent as in its data, or alike (default: the run's)",
+    )
     evaluate.add_argument("--out", type=Path, help="JSON file (default: WORKDIR/evaluations/step_STEP.json)")
     evaluate.add_argument("--compare", type=Path, help="results of an earlier evaluation to compare with")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -249,6 +255,7 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
             devices=arguments.devices,
             features=arguments.features,
             data=arguments.data,
+            class_shares=arguments.class_shares,
         )
         if not processes.is_main():
             return OK

@@ -318,6 +318,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.samples", 2000, "samples per evaluation, made by the averaged weights", low=20, runtime=True
     ),
+    Option(
+        "eval.class_shares",
+        "data",
+        "classes of these samples, of networks with labels: as frequent as in the data, or all alike",
+        choices=("data", "even"),
+        runtime=True,
+    ),
     Option("eval.keep_best", 1, "best checkpoints to keep besides the newest ones", low=0, runtime=True),
     Option(
         "eval.best",

@@ -64,6 +64,7 @@ class Sampler:
           truncation: truncation of the latents or styles (`make_latents`, StyleGAN2's ψ); 1 leaves them.
         """
         self.classes = np.asarray(classes or range(build.classes), np.int32)
+        self._shares: np.ndarray | None = None
         self._seeds = check_seeds([config.seed if seed is None else seed])
         self._each = 2**31 - 1
         self._scale = dataset.scale
@@ -97,6 +98,16 @@ class Sampler:
         other._seeds, other._each = check_seeds(seeds), each
         return other
 
+    def at_shares(self, counts: Sequence[int]) -> Sampler:
+        """Returns the same program with the classes in the shares of `counts`, a number of images for each class.
+
+        Sample i has the class of a fixed sequence whose first n hold each class n times its share, but for one or two.
+        """
+        other = copy.copy(self)
+        if len(self.classes):
+            other._shares = np.cumsum(np.asarray(counts, np.uint64))
+        return other
+
     def _apply(self, variables: Tree, rows: tuple[jax.Array, ...]) -> Tree:
         """Returns the samples of `rows`: seeds, indices and labels, [n] each, at every scale."""
         seeds, index, labels = rows
@@ -120,12 +131,17 @@ class Sampler:
     def labels(self, n: int) -> np.ndarray | None:
         """Returns the classes of samples 0 … n - 1, [n] int32, or None without classes.
 
-        They come in turn, so a grid has a class per column.
+        They come in turn, so a grid has a class per column, or as `at_shares` says.
         """
         return self._labels(np.arange(n)) if len(self.classes) else None
 
     def _labels(self, numbers: np.ndarray) -> np.ndarray:
         _, index = self.places(numbers)
+        if self._shares is not None:
+            # Multiples of the golden ratio, here of 2³², fall evenly into any interval (Weyl; Knuth, vol. 3, 6.4).
+            spread = index.astype(np.uint64) * np.uint64(2654435769) % np.uint64(2**32)
+            drawn = spread * self._shares[-1] >> np.uint64(32)
+            return np.searchsorted(self._shares, drawn, side="right").astype(np.int32)
         return self.classes[index % max(len(self.classes), 1)] if len(self.classes) else index
 
     def columns(self, n: int) -> int | None:

@@ -98,6 +98,23 @@ def test_several_seeds(classes: Path, tmp_path: Path) -> None:
         assert len(file["samples"]) == 4
 
 
+def test_classes_in_the_shares_of_the_data(classes: Path) -> None:
+    """Of the first n samples each class has n times its share, but for two at most; the images are of these classes."""
+    run = open_run(classes, n=8, devices=1)
+    counts = np.array([9500, 0, 500, 3, 1, 700, 700, 0, 1, 60_000])
+    sampler = run.sampler.at_shares(counts.tolist())
+    for n in (20, 333, 10_000, 250_000):
+        labels = sampler.labels(n)
+        assert labels is not None
+        found = np.bincount(labels, minlength=10)
+        assert np.abs(found - n * counts / counts.sum()).max() <= 2 and not found[counts == 0].any()
+    labels = sampler.labels(8)
+    made, again = sampler(run.variables, 8)[-1], run.sampler
+    assert labels is not None and len(set(labels.tolist())) > 1
+    again.classes = labels  # taken in turn
+    np.testing.assert_array_equal(made, again(run.variables, 8)[-1])
+
+
 def test_a_folder_of_pictures(classes: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "pictures"
     told = sample(classes, out=out, seeds=(7, 12345), n=3, classes=("3", "8"), devices=1)

@@ -321,7 +321,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.class_shares",
         "data",
-        "classes of these samples, of networks with labels: as frequent as in the data, or all alike",
+        "frequency of each class in an evaluation, of networks with labels: as in the data, or the same for all",
         choices=("data", "even"),
         runtime=True,
     ),

@@ -38,11 +38,17 @@ from ganjax.training.state import GanState
 Tree = Any
 CHUNK = 64  # images a device makes in one call
 BEST = "best"  # folder, beside `checkpoints`, of those kept for their measures
+ENDLESS = 2**31 - 1  # samples of a seed
 SCATTER_POINTS = 2500  # as the protocols for mixtures judge
 
 
 class Sampler:
-    """A sampler by index: image i of a seed is the same, whichever other images and devices are used."""
+    """A sampler by index: image i of a seed is the same, whichever other images and devices are used.
+
+    Attributes:
+      classes: the classes that samples have in turn, [k] int32.
+      size: the number of samples that one call of the program makes.
+    """
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class Sampler:
         self.classes = np.asarray(classes or range(build.classes), np.int32)
         self._shares: np.ndarray | None = None
         self._seeds = check_seeds([config.seed if seed is None else seed])
-        self._each = 2**31 - 1
+        self._each = ENDLESS
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
         self._build = build
@@ -90,7 +96,7 @@ class Sampler:
 
     def for_seed(self, seed: int) -> Sampler:
         """Returns the same program for the latents of another seed."""
-        return self.for_seeds([seed], self._each)
+        return self.for_seeds([seed], ENDLESS)
 
     def for_seeds(self, seeds: Sequence[int], each: int) -> Sampler:
         """Returns the same program for samples 0 … each - 1 of the first seed, then of the next, and so on."""

@@ -19,10 +19,10 @@ from ganjax.data.dataset import find_classes
 from ganjax.data.images import to_uint8
 from ganjax.models.base import BASE
 from ganjax.models.latents import make_latents
-from ganjax.run.sample import Run, check_seeds, open_run
+from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
-from ganjax.runtime.keys import Stream, fold_each, stream_key
+from ganjax.runtime.keys import Stream, check_seeds, fold_each, stream_key
 from ganjax.runtime.logs.images import grid_picture, write_grid
 
 CHUNK = 64  # images made in one call

@@ -29,7 +29,7 @@ from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
-from ganjax.runtime.keys import Stream, stream_key
+from ganjax.runtime.keys import Stream, check_seeds, stream_key
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
 from ganjax.training import parallel
 from ganjax.training.build import Build
@@ -173,14 +173,6 @@ class Sampler:
         numbers = np.arange(start, start + self.size)
         made: tuple[np.ndarray, ...] = self._call(variables, (*self.places(numbers), self._labels(numbers)))
         return made
-
-
-def check_seeds(seeds: Sequence[int]) -> np.ndarray:
-    """Returns the seeds, uint32 [n]. Raises a `UserError` for one out of range."""
-    for seed in seeds:
-        if not 0 <= seed < 2**32:
-            raise UserError(f"A seed is a whole number from 0 to 2³² - 1, and got {seed}.")
-    return np.asarray(seeds, np.uint32)
 
 
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:

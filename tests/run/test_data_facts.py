@@ -174,7 +174,7 @@ def test_networks_are_those_of_the_data(tmp_path: Path, name: str) -> None:
     facts = data_facts.read_facts(tmp_path)
     assert facts is not None
     kept = data_facts.stand_in(facts)
-    for field in ("name", "num_classes", "label_names", "scale", "std", "files", "class_counts"):
+    for field in ("name", "num_classes", "label_names", "scale", "std", "class_counts"):
         assert getattr(kept, field) == getattr(dataset, field), field
     assert sum(kept.class_counts) == (len(dataset) if dataset.num_classes else 0)
     np.testing.assert_array_equal(kept.modes, dataset.modes)

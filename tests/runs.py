@@ -35,10 +35,13 @@ CONFIGS: dict[str, Any] = {
 
 
 def make_run(
-    folder: Path, name: str, *, noise: float = 0.5, metadata: Mapping[str, Any] | None = None
+    folder: Path, name: Any, *, noise: float = 0.5, metadata: Mapping[str, Any] | None = None
 ) -> tuple[Build, GanState]:
-    """A run of `CONFIGS[name]` at step 7, whose StyleGAN2 layers have noise of that strength; `metadata` as now."""
-    config = CONFIGS[name]()
+    """A run of `CONFIGS[name]`, or of the config `name`, at step 7, as ganjax made it before runs had a `data.json`.
+
+    Its StyleGAN2 layers have noise of that strength; `metadata` as now.
+    """
+    config = CONFIGS[name]() if isinstance(name, str) else name
     made = build(config, load_data(config))
     state = jax.device_get(made.init())
     strength = lambda path, x: x + x.dtype.type(noise) if "noise" in jax.tree_util.keystr(path) else x

@@ -11,11 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ganjax.cli.common import add_processes, join
 from ganjax.cli.completion import Parser, add_completion
 from ganjax.cli.data import EXAMPLES as DATA_EXAMPLES
 from ganjax.cli.data import add_data, run_data
 from ganjax.cli.model import EXAMPLES as MODEL_EXAMPLES
-from ganjax.cli.model import add_export, add_interpolate, run_export, run_interpolate
+from ganjax.cli.model import (
+    add_export,
+    add_interpolate,
+    add_sample,
+    run_export,
+    run_interpolate,
+    run_sample,
+)
 from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
 from ganjax.config import recipe as config
@@ -28,7 +36,6 @@ OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
     "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
-    "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     **MODEL_EXAMPLES,
     "ablate": STUDY_EXAMPLES["ablate"],
     "doctor": "ganjax doctor --workdir=runs/quickstart",
@@ -83,7 +90,9 @@ def make_parser() -> argparse.ArgumentParser:
 def add_train(train: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax train`."""
     train.add_argument(
-        "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
+        "--config",
+        metavar="FILE[:ARG]",
+        help="a recipe; options follow as --config.KEY=VALUE (default: the config of the run in --workdir)",
     )
     train.add_argument("--workdir", type=Path, help="folder of the run")
     train.add_argument(
@@ -95,59 +104,10 @@ def add_train(train: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="with --dry-run: every option and each network's costs"
     )
     train.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+    train.add_argument(
+        "--accept-new-data", action="store_true", help="go on with a run whose data have changed"
+    )
     train.add_argument("--help-config", action="store_true", help="list all options of a config")
-
-
-def add_sample(sample: argparse.ArgumentParser) -> None:
-    """Adds the options of `ganjax sample`."""
-    sample.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    sample.add_argument("--out", type=Path, required=True, help="a .png, or an .npz with one array `samples`")
-    sample.add_argument("--n", type=int, default=64, help="how many (default: 64)")
-    sample.add_argument("--seed", type=int, help="of the latents (default: the run's)")
-    sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
-    sample.add_argument(
-        "--classes", type=class_list, default=(), help="0,1,…: only these, in turn (default: every class)"
-    )
-    sample.add_argument(
-        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
-    )
-    sample.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
-    sample.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
-    )
-    sample.add_argument(
-        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
-    )
-
-
-def class_list(text: str) -> tuple[int, ...]:
-    """Reads `"0,3"` as (0, 3)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--classes takes numbers joined by commas, and got {text!r}.") from None
-
-
-def add_processes(command: argparse.ArgumentParser) -> None:
-    """Adds the options of a command that several processes run together."""
-    group = command.add_argument_group(
-        "several processes", "found by themselves under SLURM, Open MPI and on TPU pods"
-    )
-    group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of process 0, or `auto` (default: GANJAX_COORDINATOR)"
-    )
-    group.add_argument(
-        "--num-processes", type=int, metavar="N", help="in all (default: GANJAX_NUM_PROCESSES)"
-    )
-    group.add_argument(
-        "--process-id", type=int, metavar="I", help="of this one, from 0 (default: GANJAX_PROCESS_ID)"
-    )
-
-
-def join(arguments: argparse.Namespace, *, stops: bool = False) -> None:
-    """Meets the other processes of this command, if there are any; for `stops` see `processes.join`."""
-    found = processes.detect(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    processes.join(found, stops=stops)
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -165,11 +125,18 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--features", default="", help="feature network: a shipped classifier or an .npz (default: by data)"
     )
+    evaluate.add_argument("--data", default="", metavar="DIR", help="the run's data, where they have moved")
     evaluate.add_argument("--seed", type=int, help="of the latents (default: the run's)")
     evaluate.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     evaluate.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
     evaluate.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    evaluate.add_argument(
+        "--class-shares",
+        choices=("data", "even"),
+        default="",
+        help="of a --workdir with labels: classes as frequent as in its data, or alike (default: the run's)",
     )
     evaluate.add_argument("--out", type=Path, help="JSON file (default: WORKDIR/evaluations/step_STEP.json)")
     evaluate.add_argument("--compare", type=Path, help="results of an earlier evaluation to compare with")
@@ -204,26 +171,48 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
     if arguments.help_config:
         print(config.help_page())
         return OK
-    if not arguments.config:
-        raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
-    resolved = config.resolve(arguments.config, overrides)
+    if not arguments.config and not arguments.workdir:
+        raise UserError(
+            "train needs a recipe, --config=FILE[:ARG], or the folder of a run to go on with, --workdir=DIR; for "
+            f"example\n  {EXAMPLES['train']}"
+        )
+    resolved = config.resolve(arguments.config, overrides) if arguments.config else None
     if arguments.dry_run:
-        return dry_run(resolved, as_json=arguments.json, everything=arguments.all)
+        shown = resolved or continued(arguments.workdir, overrides)
+        return dry_run(shown, as_json=arguments.json, everything=arguments.all)
     if arguments.workdir is None:
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
         )
     join(arguments, stops=True)
     if processes.is_main():  # a sign of life before JAX, which takes a second or two to start
-        print(f"ganjax {__version__}: {arguments.config} in {arguments.workdir}", flush=True)
+        print(f"ganjax {__version__}: {arguments.config or 'the run'} in {arguments.workdir}", flush=True)
+    if resolved is None:  # the main process reads the workdir: the others may not see it
+        found = continued(arguments.workdir, overrides) if processes.is_main() else None
+        resolved = config.unflatten(processes.from_main(found and config.flatten(found)))
     from ganjax.models.layers import native
 
     if resolved.model.name != "mlp":
         native.begin()
     from ganjax.run.train import train
 
-    train(resolved, arguments.workdir)
+    train(resolved, arguments.workdir, accept_new_data=arguments.accept_new_data)
     return OK
+
+
+def continued(workdir: Path, overrides: list[tuple[str, str]]) -> Any:
+    """Returns the config of the run in `workdir` with `overrides`, its data looked for where they lie now."""
+    try:
+        found = config.from_workdir(workdir)
+    except UserError as error:
+        raise UserError(f"{error} A new run needs a recipe: --config=FILE[:ARG].") from None
+    from ganjax.run.data_facts import place_of
+
+    config.set_option(found, "data.path", place_of(workdir, found))
+    for key, text in overrides:
+        config.set_option(found, key, text)
+    config.check(found)
+    return found
 
 
 def dry_run(resolved: Any, *, as_json: bool, everything: bool) -> int:
@@ -241,36 +230,14 @@ def dry_run(resolved: Any, *, as_json: bool, everything: bool) -> int:
     return OK
 
 
-def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Runs `ganjax sample`."""
-    if overrides:
-        raise UserError("sample takes its config from the run; --config.… belongs to train.")
-    join(arguments)
-    from ganjax.run.sample import sample
-
-    done = sample(
-        arguments.workdir,
-        n=arguments.n,
-        out=arguments.out,
-        seed=arguments.seed,
-        weights=arguments.weights,
-        step=arguments.step,
-        devices=arguments.devices,
-        classes=arguments.classes,
-        truncation=arguments.truncation,
-        nearest=arguments.nearest,
-    )
-    if processes.is_main():
-        print(done)
-    return OK
-
-
 def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Runs `ganjax evaluate`."""
     if overrides:
         raise UserError("evaluate takes its config from the run; --config.… belongs to train.")
     if (arguments.images is None) != (arguments.reference is None):
         raise UserError("evaluate takes either --workdir, or --images together with --reference.")
+    if arguments.images and arguments.data:
+        raise UserError("--data is for the data of a --workdir; --images has --reference.")
     join(arguments)
     if not (arguments.workdir or processes.is_main()):
         return OK  # nothing to share
@@ -289,6 +256,8 @@ def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]
             step=arguments.step,
             devices=arguments.devices,
             features=arguments.features,
+            data=arguments.data,
+            class_shares=arguments.class_shares,
         )
         if not processes.is_main():
             return OK

@@ -1,13 +1,16 @@
-"""The commands `ganjax export` and `ganjax interpolate`: their options, and their functions."""
+"""The commands that take G out of a run, `sample`, `export` and `interpolate`: their options, and their functions."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ganjax.cli.common import class_list, join, seed_list
+from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 
 EXAMPLES = {
+    "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     "export": "ganjax export --workdir=runs/quickstart --out=model.jaxexport",
     "interpolate": "ganjax interpolate --workdir=runs/quickstart --out=film.webp --seeds=0,1,2,3",
 }
@@ -20,6 +23,63 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
     )
+
+
+def add_sample(sample: argparse.ArgumentParser) -> None:
+    """Adds the options of `ganjax sample`."""
+    add_checkpoint(sample)
+    sample.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a .png with a grid, an .npz with an array `samples`, or a folder for a PNG of each",
+    )
+    sample.add_argument("--n", type=int, help="how many, of each of --seeds (default: 64, of --seeds 1)")
+    seeds = sample.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="of the latents (default: the run's)")
+    seeds.add_argument("--seeds", type=seed_list, default=(), help="several: 0-63 or 0,7,9")
+    sample.add_argument("--devices", type=int, default=0, help="devices to use (default: 0 chooses)")
+    sample.add_argument(
+        "--classes",
+        type=class_list,
+        default=(),
+        help="cat,dog or 0,1: only these, in turn (default: every class)",
+    )
+    sample.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
+    )
+    sample.add_argument(
+        "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
+    )
+    sample.add_argument(
+        "--data", default="", metavar="DIR", help="with --nearest: the data, where they moved"
+    )
+
+
+def run_sample(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """Runs `ganjax sample`."""
+    if overrides:
+        raise UserError("sample takes its config from the run; --config.… belongs to train.")
+    join(arguments)
+    from ganjax.run.sample import sample
+
+    done = sample(
+        arguments.workdir,
+        n=arguments.n,
+        out=arguments.out,
+        seed=arguments.seed,
+        seeds=arguments.seeds,
+        weights=arguments.weights,
+        step=arguments.step,
+        devices=arguments.devices,
+        classes=arguments.classes,
+        truncation=arguments.truncation,
+        nearest=arguments.nearest,
+        data=arguments.data,
+    )
+    if processes.is_main():
+        print(done)
+    return 0
 
 
 def add_export(export: argparse.ArgumentParser) -> None:
@@ -54,14 +114,6 @@ def run_export(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) 
     return 0
 
 
-def number_list(text: str) -> tuple[int, ...]:
-    """Reads `"0,3"` as (0, 3)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--seeds takes numbers joined by commas, and got {text!r}.") from None
-
-
 def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax interpolate`."""
     add_checkpoint(interpolate)
@@ -69,11 +121,18 @@ def add_interpolate(interpolate: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="a .gif, a .webp, or with ffmpeg an .mp4; with --mix a .png"
     )
     interpolate.add_argument(
-        "--seeds", type=number_list, help="of the samples to pass through (default: 0,1,2,3)"
+        "--seeds", type=seed_list, help="of the samples to pass through (default: 0,1,2,3)"
     )
     interpolate.add_argument(
-        "--steps", type=int, default=24, help="frames from one to the next, 24 a second (default: 24)"
+        "--classes",
+        type=class_list,
+        default=(),
+        help="cat,dog or 0,1: from class to class, or within one (default: all side by side)",
     )
+    interpolate.add_argument(
+        "--steps", type=int, default=24, help="frames from one to the next (default: 24)"
+    )
+    interpolate.add_argument("--fps", type=int, default=24, help="frames a second (default: 24)")
     interpolate.add_argument("--n", type=int, default=9, help="images side by side (default: 9)")
     interpolate.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: less variety, more fidelity (default: 1)"
@@ -94,9 +153,12 @@ def run_interpolate(arguments: argparse.Namespace, overrides: list[tuple[str, st
 
     options = {name: getattr(arguments, name) for name in ("n", "weights", "step", "truncation")}
     if arguments.mix is not None:
+        if arguments.classes:
+            raise UserError("--classes is for films: --mix takes all classes in turn.")
         seeds = arguments.seeds or (0, 1)
         print(interpolate.mix(arguments.workdir, arguments.out, side=arguments.mix, seeds=seeds, **options))
     else:
         options |= {"steps": arguments.steps, "seeds": arguments.seeds or (0, 1, 2, 3)}
+        options |= {"classes": arguments.classes, "frames_per_second": arguments.fps}
         print(interpolate.interpolate(arguments.workdir, arguments.out, **options))
     return 0

@@ -318,6 +318,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.samples", 2000, "samples per evaluation, made by the averaged weights", low=20, runtime=True
     ),
+    Option(
+        "eval.class_shares",
+        "data",
+        "frequency of each class in an evaluation, of networks with labels: as in the data, or the same for all",
+        choices=("data", "even"),
+        runtime=True,
+    ),
     Option("eval.keep_best", 1, "best checkpoints to keep besides the newest ones", low=0, runtime=True),
     Option(
         "eval.best",

@@ -31,6 +31,8 @@ class Dataset:
         modes: the centres of a mixture, [K, 2] float32, else None.
         std: the standard deviation of each mode of a mixture, else None.
         content: a hash of the content where the source knows one, else empty.
+        files: a hash of the names and sizes of what was read, wherever it lies; empty where the source has no files.
+        counts: the number of images of each class where the source knows it without reading them, else empty.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Dataset:
     modes: np.ndarray | None = None
     std: float | None = None
     content: str = ""
+    files: str = ""
+    counts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +56,13 @@ class Dataset:
         if self.content or isinstance(self.images, LazyImages) or isinstance(self.labels, LazyLabels):
             return self.content
         return content_hash(self.images, self.labels)
+
+    @functools.cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of each class; empty without labels. All are read where the source does not know it."""
+        if self.counts or self.labels is None:
+            return self.counts
+        return tuple(np.bincount(self.labels[:], minlength=self.num_classes).tolist())
 
     @property
     def streams(self) -> bool:
@@ -92,6 +103,30 @@ def check_split(request: Request, choices: Sequence[str]) -> None:
             f"data.split: got {request.split!r}; {request.name} has {', '.join(map(repr, choices))}."
             + nearest(request.split, choices)
         )
+
+
+def find_classes(wanted: Sequence[int | str], names: Sequence[str], known: int) -> tuple[int, ...]:
+    """Returns the labels of classes that are given by name or number; a text that is both is taken for a name.
+
+    Args:
+      wanted: the names and numbers.
+      names: name of each class, or empty.
+      known: number of classes of the networks.
+
+    Raises:
+      UserError: there is no such class.
+    """
+    labels = {str(label): label for label in range(known)} | {
+        name: label for label, name in enumerate(names[:known])
+    }
+    found = [labels.get(one) if isinstance(one, str) else one for one in wanted]
+    for one, label in zip(wanted, found, strict=True):
+        if label is None or not 0 <= label < known:
+            allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
+            if known and names:
+                allowed += f" or names ({', '.join(names[:20])}{', …' if known > 20 else ''})"
+            raise UserError(f"--classes takes {allowed}, and got {one!r}.{nearest(str(one), names)}")
+    return tuple(int(label) for label in found if label is not None)
 
 
 def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:

@@ -4,7 +4,8 @@
 * D: `(tuple of images, labels=None, *, train) -> logits [N] float32`; it sows its last features as
   `intermediates/features`.
 
-Labels are [N] int32; networks made for no classes ignore them. A new family is one file here with a `FAMILY`; its name
+Labels are [N] int32, for films between classes G's are weights of them, [N, K] float32 (`layers.plain.Embed`); networks
+made for no classes ignore them. A new family is one file here with a `FAMILY`; its name
 is the file's. `docs/models.md` has one of 40 lines.
 """
 

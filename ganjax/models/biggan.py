@@ -18,6 +18,7 @@ from ganjax.models.blocks import add_scale, block
 from ganjax.models.layers.conditional import ModulatedBatchNorm, SelfAttention
 from ganjax.models.layers.convolution import PLAIN, UP, upsample
 from ganjax.models.layers.layers import Conv, Dense, Dtype, Norm
+from ganjax.models.layers.plain import Embed
 from ganjax.models.resnet import ResNetDiscriminator
 
 ORTHOGONAL = nn.initializers.orthogonal()
@@ -113,7 +114,7 @@ class BigGANGenerator(nn.Module):
         if self.classes:
             assert labels is not None
             # As in the authors' code the embedding is not spectrally normalised.
-            table = nn.Embed(self.classes, SHARED, embedding_init=ORTHOGONAL, dtype=self.dtype)
+            table = Embed(self.classes, SHARED, embedding_init=ORTHOGONAL, dtype=self.dtype)
             told = [table(labels)]
         if self.deep:
             whole = jnp.concatenate([z, *told], axis=-1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ganjax.models.layers.conditional import EMBEDDING_INIT, Projection
 from ganjax.models.layers.convolution import upsample
 from ganjax.models.layers.layers import Dtype, Init, MinibatchDiscrimination
+from ganjax.models.layers.plain import Embed
 
 Layer = Callable[[jax.Array], jax.Array]
 MakeLayer = Callable[[int], Layer]
@@ -46,7 +47,7 @@ def with_labels(
     if not classes:
         return latents.astype(dtype)
     assert labels is not None
-    table = nn.Embed(classes, latents.shape[-1], embedding_init=nn.initializers.normal(std), dtype=dtype)
+    table = Embed(classes, latents.shape[-1], embedding_init=nn.initializers.normal(std), dtype=dtype)
     return jnp.concatenate([latents.astype(dtype), table(labels)], axis=-1)
 
 

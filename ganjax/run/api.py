@@ -102,7 +102,7 @@ class Run:
         key: int = 0,
         *,
         weights: str = "ema",
-        classes: Sequence[int] = (),
+        classes: Sequence[int | str] = (),
         truncation: float = 1.0,
         step: int | None = None,
     ) -> np.ndarray:
@@ -114,7 +114,7 @@ class Run:
           n: number of samples.
           key: a whole number; sample i of a key is the same whatever n is.
           weights: `ema`, averaged, or `raw`.
-          classes: classes to take in turn, where the run has labels; all by default.
+          classes: names or numbers of classes to take in turn, where the run has labels; all by default.
           truncation: a value below 1 gives less variety and more fidelity.
           step: step of the checkpoint; by default the newest when this object first samples.
 
@@ -123,8 +123,8 @@ class Run:
         """
         if n < 1:
             raise UserError(f"n takes an integer of at least 1, and got {n}.")
-        if not 0 < truncation <= 1:
-            raise UserError(f"truncation takes a number above 0 and at most 1, and got {truncation}.")
+        if not 0 <= truncation <= 1:
+            raise UserError(f"truncation takes a number from 0 to 1, and got {truncation}.")
         if weights not in ("ema", "raw"):
             raise UserError(f"weights takes 'ema' or 'raw', and got {weights!r}.")
         run = self._open(weights, tuple(classes), truncation, step)
@@ -142,7 +142,7 @@ class Run:
         return grid_picture(samples, columns=min(n, math.ceil(n**0.5)))
 
     def _opened(
-        self, weights: str, classes: tuple[int, ...], truncation: float, step: int | None
+        self, weights: str, classes: tuple[int | str, ...], truncation: float, step: int | None
     ) -> sampling.Run:
         return sampling.open_run(
             self.workdir,

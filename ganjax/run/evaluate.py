@@ -16,6 +16,7 @@ from ganjax.evals.features import FeatureNetwork, choose
 from ganjax.evals.metrics.measures import Case, check_names, measure
 from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
+from ganjax.run.data_facts import data_of
 from ganjax.run.sample import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
@@ -35,6 +36,8 @@ def evaluate_run(
     step: int | None = None,
     devices: int = 0,
     features: str = "",
+    data: str = "",
+    class_shares: str = "",
 ) -> list[Measurement]:
     """Measures `n` samples of a run's checkpoint against the data that it was trained on.
 
@@ -46,22 +49,31 @@ def evaluate_run(
       n: number of samples.
       seed, weights, step, devices: as in `ganjax.run.sample.sample`.
       features: see `metrics.features.choose`.
+      data: path of the data where they lie elsewhere than in training.
+      class_shares: `data` or `even`, in place of the config's `eval.class_shares`.
 
     Raises:
-      UserError: the folder has no run, names are unknown, or metrics do not fit the data.
+      UserError: the folder has no run, names are unknown, the data are gone, or metrics do not fit them.
     """
     _check(names, n)
     run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
-    blocks = run.sampler.blocks(run.variables, n)
+    dataset = data_of(workdir, run.config, "evaluate", data) if processes.is_main() else run.dataset
+    shares = class_shares or run.config.eval.class_shares
+    sampler = run.sampler
+    if run.build.classes and shares == "data":
+        known = run.dataset.counts or (dataset.class_counts if processes.is_main() else ())
+        sampler = sampler.at_shares(processes.from_main(known))
+    blocks = sampler.blocks(run.variables, n)
     if not processes.is_main():
         for _ in blocks:
             pass
         return []
-    judge = Judge(run.dataset, run.split, features)
+    judge = Judge(dataset, run.split, features)
     return judge(
         blocks,
         names,
         weights=weights,
+        class_shares=shares if run.build.classes else "",
         seed=run.sampler.seed,
         step=run.step,
         origin=str(workdir),
@@ -127,6 +139,7 @@ class Judge:
         seed: int,
         step: int,
         origin: str,
+        class_shares: str = "",
         quick: bool = False,
     ) -> list[Measurement]:
         """Measures samples that come in blocks; `quick` leaves out floors, and makes rougher intervals."""
@@ -142,6 +155,7 @@ class Judge:
             reference_count=self.reals.count,
             sample_count=fakes.count,
             weights=weights,
+            class_shares=class_shares,
             seed=seed,
             commit=code_version(),
             step=step,
@@ -215,9 +229,11 @@ def _protocol_lines(protocol: Protocol) -> str:
     network = p["features"] + (f" (sha256 {p['features_sha256'][:12]})" if p["features_sha256"] else "")
     step = f" of step {p['step']}" if p["step"] >= 0 else ""
     split = f", split {p['split']}" if p["split"] else ""
+    shares = f", class shares: {p['class_shares']}" if p["class_shares"] else ""
     return (
-        f"{p['sample_count']} samples ({p['weights']}{step}, seed {p['seed']}) against {p['reference_count']} of "
-        f"{p['reference']}{split}; features {network}, resize {p['resize']}; ganjax {p['commit']}"
+        f"{p['sample_count']} samples ({p['weights']}{step}, seed {p['seed']}{shares}) against "
+        f"{p['reference_count']} of {p['reference']}{split}; features {network}, resize {p['resize']}; "
+        f"ganjax {p['commit']}"
     )
 
 

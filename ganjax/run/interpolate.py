@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ganjax.data.dataset import find_classes
 from ganjax.data.images import to_uint8
 from ganjax.models.base import BASE
 from ganjax.models.latents import make_latents
 from ganjax.run.sample import Run, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
-from ganjax.runtime.keys import Stream, fold_each, stream_key
+from ganjax.runtime.keys import Stream, check_seeds, fold_each, stream_key
 from ganjax.runtime.logs.images import grid_picture, write_grid
 
 CHUNK = 64  # images made in one call
@@ -34,6 +35,7 @@ def interpolate(
     out: Path,
     *,
     seeds: Sequence[int] = (0, 1, 2, 3),
+    classes: Sequence[int | str] = (),
     steps: int = 24,
     n: int = 9,
     frames_per_second: int = 24,
@@ -46,7 +48,9 @@ def interpolate(
     Args:
       workdir: folder of the run.
       out: a path that ends in .gif, .webp or .mp4.
-      seeds: two or more seeds of the latents, as for `ganjax sample --seed=…`.
+      seeds: two or more seeds of the latents, as for `ganjax sample --seed=…`; or one, with several classes.
+      classes: names or numbers: the film goes from the first seed's samples of the first class to the second seed's of
+        the second, and so on, each row taken up again where it is the shorter one; all classes side by side by default.
       steps: number of frames from one seed to the next.
       n: number of images side by side, each on a path of its own; 1 for one large image.
       frames_per_second: speed of the film.
@@ -55,10 +59,21 @@ def interpolate(
     Raises:
       UserError: no run of images or checkpoint there, an argument out of range, or .mp4 without ffmpeg.
     """
-    check_arguments(out, seeds, steps, n, truncation)
+    check_arguments(out, seeds, steps, n, truncation, frames=max(len(seeds), len(classes)))
+    most = (
+        50 if out.suffix == ".gif" else 1000
+    )  # a GIF's times are hundredths, of which viewers take no single one
+    if not 1 <= frames_per_second <= most:
+        raise UserError(
+            f"--fps takes a number from 1 to {most} for {out.suffix}, and got {frames_per_second}."
+        )
     run = open_images(workdir, weights, step)
+    labels = find_classes(classes, run.dataset.label_names, run.build.classes)
     painter = Painter(run, truncation)
-    start = [painter.keyframe(seed, n) for seed in seeds]
+    start = [
+        painter.keyframe(seeds[i % len(seeds)], n, labels[i % len(labels)] if labels else None)
+        for i in range(max(len(seeds), len(labels)))
+    ]
     frames = [
         np.asarray(grid_picture(images, columns=round(n**0.5 + 0.49)))
         for images in painter.paths([*start, start[0]], steps)
@@ -91,7 +106,7 @@ def mix(
         raise UserError(f"--out takes a file ending in .png with --mix, and got {out.name!r}.")
     if len(seeds) != 2:
         raise UserError(f"--seeds takes two numbers with --mix, rows' and columns', and got {len(seeds)}.")
-    check_arguments(None, seeds, 1, n, truncation)
+    check_arguments(None, seeds, 1, n, truncation, frames=2)
     run = open_images(workdir, weights, step)
     if not run.build.truncates:
         raise UserError(
@@ -120,18 +135,21 @@ def mix(
     return f"{n}×{n} mixtures of step {run.step} ({weights} weights) are in {out}"
 
 
-def check_arguments(out: Path | None, seeds: Sequence[int], steps: int, n: int, truncation: float) -> None:
-    """Raises a `UserError` for an argument out of range."""
+def check_arguments(
+    out: Path | None, seeds: Sequence[int], steps: int, n: int, truncation: float, *, frames: int
+) -> None:
+    """Raises a `UserError` for an argument out of range; `frames` are the samples that a film passes through."""
     if out is not None and out.suffix not in FORMATS:
         raise UserError(f"--out takes a file ending in .gif, .webp or .mp4, and got {out.name!r}.")
     if out is not None and out.suffix == ".mp4" and not shutil.which("ffmpeg"):
         raise UserError(
             "An .mp4 needs the program ffmpeg, and there is none on PATH; .webp and .gif do without."
         )
-    if len(seeds) < 2:
-        raise UserError(f"--seeds takes two numbers or more, and got {len(seeds)}.")
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"--seeds takes numbers from 0 to 2³² - 1, and got {','.join(map(str, seeds))}.")
+    if frames < 2 or not seeds:
+        raise UserError(
+            f"--seeds takes two numbers or more (one with several --classes), and got {len(seeds)}."
+        )
+    check_seeds(seeds)
     for name, value in (("--steps", steps), ("--n", n)):
         if value < 1:
             raise UserError(f"{name} takes an integer of at least 1, and got {value}.")
@@ -176,7 +194,8 @@ class Painter:
     def images(self, latents: np.ndarray, labels: np.ndarray | None, offsets: Any = None) -> np.ndarray:
         """Returns the images, uint8 [N, H, W, C].
 
-        They are made of latents [N, Z], labels [N] or None, and offsets [N, layers, W] of the styles.
+        They are made of latents [N, Z], labels [N] (or weights of the classes, [N, K]) or None, and offsets
+        [N, layers, W] of the styles.
         """
         if self._styled and offsets is None:
             offsets = np.zeros((len(latents), *self._run.build.gan.gen.net.style_shape), np.float32)  # type: ignore[attr-defined]
@@ -188,12 +207,13 @@ class Painter:
             parts.append(np.asarray(self._paint(self._run.variables, *some))[:count])
         return np.concatenate(parts)
 
-    def keyframe(self, seed: int, n: int) -> Keyframe:
-        """Returns samples 0 … n - 1 of a seed, as `ganjax sample` makes them."""
+    def keyframe(self, seed: int, n: int, label: int | None = None) -> Keyframe:
+        """Returns samples 0 … n - 1 of a seed, as `ganjax sample` makes them: of one class, or of all in turn."""
         key = stream_key(np.uint32(seed), Stream.SAMPLE)
         latents = np.asarray(self._draw(fold_each(key, jnp.arange(n, dtype=jnp.int32))))
         classes = self._run.build.classes
-        labels = np.arange(n, dtype=np.int32) % classes if classes else None
+        turn = np.arange(n, dtype=np.int32) % max(classes, 1)
+        labels = None if not classes else turn if label is None else np.full(n, label, np.int32)
         styles = np.asarray(self._map(self._run.variables, latents, labels)) if self._styled else None
         return Keyframe(latents, labels, styles)
 
@@ -220,24 +240,32 @@ class Painter:
 
         Each path has `steps` frames and leaves out its last.
         """
+        one_class = all(np.array_equal(frame.labels, keyframes[0].labels) for frame in keyframes)
         frames = []
         for here, there in itertools.pairwise(keyframes):
             for t in np.arange(steps, dtype=np.float32) / steps:
-                frames.append(self._between(here, there, float(t)))
-        latents = np.concatenate([frame[0] for frame in frames])
-        labels = keyframes[0].labels
-        offsets = np.concatenate([frame[1] for frame in frames]) if self._styled else None
-        tiled = None if labels is None else np.tile(labels, len(frames))
-        made = self.images(latents, tiled, offsets)
+                frames.append(self._between(here, there, float(t), mixed=not one_class))
+        latents, labels, offsets = (
+            None if part[0] is None else np.concatenate(part) for part in zip(*frames, strict=True)
+        )
+        assert latents is not None
+        made = self.images(latents, labels, offsets)
         return made.reshape(len(frames), -1, *made.shape[1:])
 
-    def _between(self, here: Keyframe, there: Keyframe, t: float) -> tuple[np.ndarray, Any]:
+    def _between(
+        self, here: Keyframe, there: Keyframe, t: float, *, mixed: bool = False
+    ) -> tuple[np.ndarray, Any, Any]:
+        """Returns latents, labels and offsets of the styles at share t of the way; `mixed` labels are weights."""
         if self._styled:  # noise stays that of the first, so that only what the styles mean moves
             change = self._truncation * t * (there.styles - here.styles)
-            return here.latents, np.repeat(change[:, None, :], self.layers, axis=1)
+            return here.latents, here.labels, np.repeat(change[:, None, :], self.layers, axis=1)
+        labels = here.labels
+        if mixed:
+            first, then = (np.eye(self._run.build.classes, dtype=np.float32)[x.labels] for x in (here, there))
+            labels = first + t * (then - first)
         if self._straight:
-            return here.latents + t * (there.latents - here.latents), None
-        return spherical(here.latents, there.latents, t), None
+            return here.latents + t * (there.latents - here.latents), labels, None
+        return spherical(here.latents, there.latents, t), labels, None
 
 
 def spherical(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -265,7 +293,10 @@ def write_film(out: Path, frames: Sequence[np.ndarray], frames_per_second: int) 
     pictures = [Image.fromarray(frame) for frame in frames]
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": 90} if out.suffix == ".webp" else {}
-    duration = round(1000 / frames_per_second)
+    # Each frame ends at the unit, a hundredth of a second in a GIF, that is nearest to its time.
+    unit = 10 if out.suffix == ".gif" else 1
+    ends = [round(1000 * i / frames_per_second / unit) * unit for i in range(len(frames) + 1)]
+    duration = [end - start for start, end in itertools.pairwise(ends)]
     pictures[0].save(
         file, out.suffix[1:], save_all=True, append_images=pictures[1:], duration=duration, loop=0, **options
     )

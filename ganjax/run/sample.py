@@ -6,26 +6,30 @@ import copy
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
 from ganjax.data import Dataset
+from ganjax.data.dataset import find_classes
 from ganjax.data.images import to_uint8
 from ganjax.evals.metrics.modes import count_modes
-from ganjax.evals.metrics.neighbours import nearest_neighbours
 from ganjax.models import revisions
 from ganjax.models.latents import make_latents
+from ganjax.run.data_facts import data_of, read_facts, stand_in
+from ganjax.run.nearest import write_nearest
+from ganjax.run.sample_folder import check_folder, write_folder
+from ganjax.run.setup import prepare
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
-from ganjax.runtime.keys import Stream, fold_each, stream_key
+from ganjax.runtime.keys import Stream, check_seeds, stream_key
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
 from ganjax.training import parallel
 from ganjax.training.build import Build
@@ -34,12 +38,17 @@ from ganjax.training.state import GanState
 Tree = Any
 CHUNK = 64  # images a device makes in one call
 BEST = "best"  # folder, beside `checkpoints`, of those kept for their measures
-NEAREST_BLOCK = 4096  # training images compared at a time
+ENDLESS = 2**31 - 1  # samples of a seed
 SCATTER_POINTS = 2500  # as the protocols for mixtures judge
 
 
 class Sampler:
-    """A sampler by index: image i of a seed is the same, whichever other images and devices are used."""
+    """A sampler by index: image i of a seed is the same, whichever other images and devices are used.
+
+    Attributes:
+      classes: the classes that samples have in turn, [k] int32.
+      size: the number of samples that one call of the program makes.
+    """
 
     def __init__(
         self,
@@ -60,8 +69,10 @@ class Sampler:
           classes: classes of the samples, see `labels`; all of them by default.
           truncation: truncation of the latents or styles (`make_latents`, StyleGAN2's ψ); 1 leaves them.
         """
-        self._classes = np.asarray(classes or range(build.classes), np.int32)
-        self.seed: int = config.seed if seed is None else seed
+        self.classes = np.asarray(classes or range(build.classes), np.int32)
+        self._shares: np.ndarray | None = None
+        self._seeds = check_seeds([config.seed if seed is None else seed])
+        self._each = ENDLESS
         self._scale = dataset.scale
         self._images = dataset.images.ndim == 4
         self._build = build
@@ -72,56 +83,96 @@ class Sampler:
         self._latents = make_latents(
             model.latent_dim, model.latent_distribution, 1.0 if build.truncates else truncation
         )
-        self._count = len(devices)
+        self.size = CHUNK * len(devices)
         self._call = build.programs.get(
-            ("samples", tuple(devices), tuple(classes), truncation, self._scale),
-            lambda: parallel.make_generator(self._apply, devices, CHUNK),
+            ("samples", tuple(devices), truncation, self._scale),
+            lambda: parallel.map_shares(self._apply, devices),
         )
+
+    @property
+    def seed(self) -> int:
+        """The seed of the latents, or the first of several."""
+        return int(self._seeds[0])
 
     def for_seed(self, seed: int) -> Sampler:
         """Returns the same program for the latents of another seed."""
+        return self.for_seeds([seed], ENDLESS)
+
+    def for_seeds(self, seeds: Sequence[int], each: int) -> Sampler:
+        """Returns the same program for samples 0 … each - 1 of the first seed, then of the next, and so on."""
         other = copy.copy(self)
-        other.seed = seed
+        other._seeds, other._each = check_seeds(seeds), each
         return other
 
-    def _apply(self, variables: Tree, seed: jax.Array, index: jax.Array) -> Tree:
-        key = stream_key(seed, Stream.SAMPLE)
-        latents = self._latents(fold_each(key, index))
-        labels = jnp.asarray(self._classes)[index % len(self._classes)] if len(self._classes) else None
-        scales: Any = self._build.gan.gen.net.apply(variables, latents, labels, train=False, **self._styles)
+    def at_shares(self, counts: Sequence[int]) -> Sampler:
+        """Returns the same program with the classes in the shares of `counts`, a number of images for each class.
+
+        Sample i has the class of a fixed sequence whose first n hold each class n times its share, but for one or two.
+        """
+        other = copy.copy(self)
+        if len(self.classes):
+            other._shares = np.cumsum(np.asarray(counts, np.uint64))
+        return other
+
+    def _apply(self, variables: Tree, rows: tuple[jax.Array, ...]) -> Tree:
+        """Returns the samples of `rows`: seeds, indices and labels, [n] each, at every scale."""
+        seeds, index, labels = rows
+        keys = jax.vmap(lambda seed, i: jax.random.fold_in(stream_key(seed, Stream.SAMPLE), i))(seeds, index)
+        told = labels if self._build.classes else None
+        scales: Any = self._build.gan.gen.net.apply(
+            variables, self._latents(keys), told, train=False, **self._styles
+        )
         return tuple(to_uint8(image) if self._images else image * self._scale for image in scales)
 
     def __call__(self, variables: Tree, n: int) -> tuple[np.ndarray, ...]:
         """Returns samples 0 … n - 1 at every scale: uint8 [n, r, r, C] each, or float32 [n, 2] in the data's units."""
-        parts = list(self._chunks(variables, n))
+        parts = [self.part(variables, start) for start in range(0, n, self.size)]
         return tuple(np.concatenate(scale)[:n] for scale in zip(*parts, strict=True))
+
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the seed, uint32, and the index in it, int32, of each of the samples `numbers` [n]."""
+        seeds = self._seeds[numbers // self._each % len(self._seeds)]
+        return seeds, (numbers % self._each).astype(np.int32)
 
     def labels(self, n: int) -> np.ndarray | None:
         """Returns the classes of samples 0 … n - 1, [n] int32, or None without classes.
 
-        They come in turn, so a grid has a class per column.
+        They come in turn, so a grid has a class per column, or as `at_shares` says.
         """
-        return self._classes[np.arange(n) % len(self._classes)] if len(self._classes) else None
+        return self._labels(np.arange(n)) if len(self.classes) else None
+
+    def _labels(self, numbers: np.ndarray) -> np.ndarray:
+        _, index = self.places(numbers)
+        if self._shares is not None:
+            # Multiples of the golden ratio, here of 2³², fall evenly into any interval (Weyl; Knuth, vol. 3, 6.4).
+            spread = index.astype(np.uint64) * np.uint64(2654435769) % np.uint64(2**32)
+            drawn = spread * self._shares[-1] >> np.uint64(32)
+            return np.searchsorted(self._shares, drawn, side="right").astype(np.int32)
+        return self.classes[index % max(len(self.classes), 1)] if len(self.classes) else index
 
     def columns(self, n: int) -> int | None:
-        """Returns the number of columns of a grid of n samples with a class in each, or None without classes.
+        """Returns the number of columns of a grid of n samples with a class in each, or None for as square a grid.
 
-        The grid is as nearly square as possible.
+        The grid is as nearly square as possible. Where there are too many classes for that, a column has those of every
+        so many. Of several seeds, each begins a row.
         """
-        if not len(self._classes):
-            return None
-        repeats = max(1, round(n**0.5 / len(self._classes)))
-        return min(n, repeats * len(self._classes))
+        classes, side = len(self.classes), max(1, round(n**0.5))
+        if self._each < n:
+            return self._each if 1 < self._each <= 2 * side else None
+        if classes > 2 * side:
+            return next((i for i in range(side, 2 * side + 1) if classes % i == 0), None)
+        return min(n, max(1, round(n**0.5 / classes)) * classes) if classes else None
 
     def blocks(self, variables: Tree, n: int) -> Iterator[np.ndarray]:
         """Yields samples 0 … n - 1 at full resolution, some at a time."""
-        left = n
-        for scales in self._chunks(variables, n):
-            yield scales[-1][:left]
-            left -= len(scales[-1])
+        for start in range(0, n, self.size):
+            yield self.part(variables, start)[-1][: n - start]
 
-    def _chunks(self, variables: Tree, n: int) -> Iterator[tuple[np.ndarray, ...]]:
-        return (self._call(variables, self.seed, start) for start in range(0, n, CHUNK * self._count))
+    def part(self, variables: Tree, start: int) -> tuple[np.ndarray, ...]:
+        """Returns samples start … start + size - 1 at every scale: what one call of the program makes."""
+        numbers = np.arange(start, start + self.size)
+        made: tuple[np.ndarray, ...] = self._call(variables, (*self.places(numbers), self._labels(numbers)))
+        return made
 
 
 def write_samples(path: Path, sampler: Sampler, variables: Tree, n: int, dataset: Dataset) -> None:
@@ -167,7 +218,7 @@ class Run:
 
     Attributes:
       step: step of the checkpoint.
-      dataset: data set that it was trained on.
+      dataset: data set that it was trained on, without its images and labels (`data_facts.stand_in`).
       split: split of the data set.
       config, build: config and build of the run.
       sampler: makes the samples: `run.sampler(run.variables, n)`.
@@ -201,25 +252,22 @@ def open_run(
     weights: str = "ema",
     step: int | None = None,
     devices: int = 0,
-    classes: Sequence[int] = (),
+    classes: Sequence[int | str] = (),
     truncation: float = 1.0,
 ) -> Run:
     """Opens the run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
+    The data are not read, unless an earlier ganjax trained the run, which kept no `data.json`.
+
     Raises:
       UserError: the folder has no run or checkpoint, or the networks do not know the classes.
     """
-    from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
-    from ganjax.run.setup import prepare
-
     # The main process reads the workdir: the others may not see it.
-    stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
+    read = lambda: [to_json(from_workdir(workdir)), read_facts(workdir)]
+    stored, facts = processes.from_main(read() if processes.is_main() else None)
     config = unflatten(flatten(stored))
-    setup = prepare(config, choose_devices(n, devices))
-    known = setup.build.classes
-    if any(not 0 <= label < known for label in classes):
-        allowed = f"numbers from 0 to {known - 1}" if known else "nothing: this run has no classes"
-        raise UserError(f"--classes takes {allowed}, and got {','.join(map(str, classes))}.")
+    setup = prepare(config, choose_devices(n, devices), None if facts is None else stand_in(facts))
+    labels = find_classes(classes, setup.dataset.label_names, setup.build.classes)
     at, state = _restored(workdir, config.model.name, setup.build, step)
     variables = state.ema if weights == "ema" else state.gen.variables
     return Run(
@@ -232,7 +280,7 @@ def open_run(
             setup.dataset,
             setup.devices,
             seed=seed,
-            classes=classes,
+            classes=labels,
             truncation=truncation,
         ),
         variables=parallel.replicate(variables, setup.devices),
@@ -254,60 +302,58 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 
 
-def write_nearest(path: Path, run: Run, n: int) -> str:
-    """Writes a PNG of `n` pairs: a sample and the training image closest to it in pixels, the closest pairs first.
-
-    Returns their distances in words. Raises `UserError` for a run on points.
-    """
-    if run.dataset.images.ndim == 2:
-        raise UserError("--nearest compares images, and this run makes points.")
-    samples, training = run.sampler(run.variables, n)[-1], run.dataset.images
-    closest, distance = np.zeros(n, np.int64), np.full(n, np.inf)
-    for start in range(0, len(training), NEAREST_BLOCK):
-        block = training[start : start + NEAREST_BLOCK]
-        index, far = nearest_neighbours(samples.reshape(n, -1), block.reshape(len(block), -1))
-        better = far < distance
-        closest, distance = np.where(better, start + index, closest), np.where(better, far, distance)
-    order = np.argsort(distance)
-    pairs = np.stack([samples[order], training[closest[order]]], axis=1)
-    if processes.is_main():
-        columns = 2 * max(1, round((n / 2) ** 0.5))
-        write_grid(path, pairs.reshape(2 * n, *samples.shape[1:]), columns=columns)
-    apart = distance / samples[0].size ** 0.5
-    return f"{apart.min():.1f} to {apart.max():.1f} of 255 apart (root mean square)"
-
-
 def sample(
     workdir: Path,
     *,
-    n: int,
     out: Path,
+    n: int | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] = (),
     weights: str = "ema",
     step: int | None = None,
     devices: int = 0,
-    classes: Sequence[int] = (),
+    classes: Sequence[int | str] = (),
     truncation: float = 1.0,
     nearest: bool = False,
+    data: str = "",
 ) -> str:
-    """Writes `n` samples of a run's checkpoint to `out` (.png or .npz), and returns a summary of the result.
+    """Writes samples of a run's checkpoint to `out`, and returns a summary of the result.
 
-    `truncation` below 1 trades variety for fidelity. `classes` are taken in turn; without them all classes are, where
-    the run has any, and an .npz holds `labels`. With `nearest` a PNG shows each sample beside the closest real image.
+    Args:
+      workdir: folder of the run.
+      out: a .png, for a grid; an .npz, with `samples` and where there are classes `labels`; or a folder, for a PNG of
+        each sample (`write_folder`).
+      n: number of samples, of each of several seeds; by default 64, or of several seeds one in each of `classes`.
+      seed: seed of the latents; the run's by default.
+      seeds: several seeds, in place of one.
+      weights: `ema` or `raw`.
+      step: step of the checkpoint; the newest by default.
+      devices: number of devices; 0 chooses.
+      classes: names or numbers of classes, taken in turn; all by default, where the run has any.
+      truncation: below 1 it trades variety for fidelity; 0 makes the one sample in the middle.
+      nearest: True for a .png of each sample beside the closest real image, for which alone the data are read.
+      data: path of the data where they lie elsewhere than in training.
 
     Raises:
-      UserError: the folder has no run or checkpoint, or `out` is of another kind.
+      UserError: the folder has no run or checkpoint, an argument is out of range, or `out` cannot be written.
     """
-    if out.suffix not in (".png", ".npz"):
-        raise UserError(f"--out takes a file ending in .png or .npz, and got {out.name!r}.")
+    folder = out.is_dir() or not out.suffix
+    if not folder and out.suffix not in (".png", ".npz"):
+        raise UserError(
+            f"--out takes a file ending in .png or .npz, or a folder, without an ending, and got {out.name!r}."
+        )
     if nearest and out.suffix != ".png":
         raise UserError(f"--nearest makes a picture: --out takes a .png with it, and got {out.name!r}.")
-    if n < 1:
+    each = (max(1, len(classes)) if seeds else 64) if n is None else n
+    if each < 1:
         raise UserError(f"--n takes an integer of at least 1, and got {n}.")
-    if not 0 < truncation <= 1:
-        raise UserError(f"--truncation takes a number above 0 and at most 1, and got {truncation}.")
     if devices < 0:
         raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
+    check_truncation(truncation)
+    check_seeds(seeds)
+    if folder:
+        check_folder(out)
+    n = each * max(1, len(seeds))
     run = open_run(
         workdir,
         n=n,
@@ -318,22 +364,32 @@ def sample(
         classes=classes,
         truncation=truncation,
     )
+    if seeds:
+        run = replace(run, sampler=run.sampler.for_seeds(seeds, each))
+    told = f"{n} samples of step {run.step} ({weights} weights) are in {out}"
     if nearest:
-        apart = write_nearest(out, run, n)
-        return (
-            f"{n} samples of step {run.step} ({weights} weights) are in {out}, each beside the training image nearest "
-            f"to it: {apart}"
-        )
+        dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset
+        return f"{told}, each beside the training image nearest to it: {write_nearest(out, run, n, dataset)}"
+    if folder:
+        before = write_folder(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
+        return told + (f", {before} of them from before" if before else "")
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
     else:
-        file = io.BytesIO()
-        samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
-        if not processes.is_main():
-            return ""
-        if labels is None:
-            np.savez_compressed(file, samples=samples)
-        else:
-            np.savez_compressed(file, samples=samples, labels=labels)
-        write_atomically(out, file.getvalue(), "samples")
-    return f"{n} samples of step {run.step} ({weights} weights) are in {out}"
+        _write_npz(out, run, n)
+    return told
+
+
+def check_truncation(truncation: float) -> None:
+    """Raises a `UserError` for a truncation out of range."""
+    if not 0 <= truncation <= 1:
+        raise UserError(f"--truncation takes a number from 0 to 1, and got {truncation}.")
+
+
+def _write_npz(out: Path, run: Run, n: int) -> None:
+    file = io.BytesIO()
+    samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
+    if not processes.is_main():
+        return
+    np.savez_compressed(file, samples=samples, **({} if labels is None else {"labels": labels}))
+    write_atomically(out, file.getvalue(), "samples")

@@ -81,23 +81,29 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
     return parallel.choose_devices(config.train.batch_size, unit, config.parallel.devices)
 
 
-def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:
+def prepare(
+    config: ConfigDict, devices: Sequence[jax.Device] | None = None, dataset: Dataset | None = None
+) -> Setup:
     """Loads the data and builds the step; nothing is compiled.
 
     Args:
       config: checked.
       devices: those of `choose_devices` by default.
+      dataset: a stand-in for data that are not to be read (`data_facts.stand_in`).
 
     Raises:
       UserError: data, devices or sizes that do not fit, or differ from those of the main process.
     """
     devices = choose_devices(config) if devices is None else devices
-    dataset = load_data(config, devices)
+    same = {"jax": jax.__version__}
+    if dataset is None:
+        dataset = load_data(config, devices)
+        same["data"] = dataset.fingerprint if processes.count() > 1 else ""
     if processes.count() > 1:
         given = {
             f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
         }
-        processes.check_same({**given, "jax": jax.__version__, "data": dataset.fingerprint})
+        processes.check_same({**given, **same})
     return Setup(
         dataset=dataset,
         devices=devices,

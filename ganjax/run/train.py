@@ -8,8 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ganjax.config.options import BEFORE, RUNTIME
-from ganjax.config.recipe import to_json
+from ganjax.run import data_facts
 from ganjax.run.loop import Loop
 from ganjax.run.setup import prepare
 from ganjax.runtime import processes
@@ -17,35 +16,34 @@ from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs import Stages
 from ganjax.runtime.signals import StopSignals
-from ganjax.runtime.workdir import Workdir
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: Path, *, accept_new_data: bool = False) -> dict[str, Any]:
     """Trains `config` in `workdir`, going on from its newest checkpoint, and returns the summary.
+
+    With `accept_new_data` a run goes on with data that have changed since its last sitting.
 
     Raises:
       UserError: bad input, found before anything is compiled.
       DivergedError: a non-finite loss or gradient; the state is saved in `workdir/diverged`.
     """
-    folder, main = workdir.absolute(), processes.is_main()
-    new = not (folder / "config.json").exists()
+    folder = workdir.absolute()
     with (
-        Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
-        if main
-        else contextlib.nullcontext() as owned,
+        data_facts.open_workdir(folder, config) if processes.is_main() else contextlib.nullcontext() as owned,
         StopSignals() as stop,
         Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
-        stages = Stages(enabled=main)
+        stages = Stages(enabled=processes.is_main())
         try:
             with stages(f"Loading {config.data.name}"):
                 setup = prepare(config)
             if owned:
+                data_facts.settle(folder, setup.dataset, config, accept=accept_new_data)
                 owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
             with stages("Making the networks"):
                 loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
-            if owned and new:  # nothing was run: the mended config may use this folder
-                (folder / "config.json").unlink()
+            if owned:  # nothing was run: the mended config may use this folder
+                owned.undo()
             raise
         return loop.run()

@@ -34,8 +34,10 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Writes `data` beside `path` and renames it. A reader always finds the old file or the whole new one.
+
+    Without `sync`, which takes milliseconds, a power cut may leave an empty file of what was written last.
 
     Raises:
       OSError: the file cannot be written; `path` is as it was.
@@ -44,14 +46,16 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         with open(unfinished, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
-    fsync_folder(path.parent)
+    if sync:
+        fsync_folder(path.parent)
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -7,9 +7,12 @@ on the device that computes them. Other paths begin with a number that no step r
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+
+from ganjax.runtime.errors import UserError
 
 
 @enum.unique
@@ -45,6 +48,14 @@ class Stream(enum.IntEnum):
     INIT_LATENTS = 2**29 + 3
     SAMPLE = 2**30
     FLIP = 2**31 - 1
+
+
+def check_seeds(seeds: Sequence[int]) -> np.ndarray:
+    """Returns the seeds, uint32 [n]. Raises a `UserError` for one out of range."""
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise UserError(f"A seed is a whole number from 0 to 2³² - 1, and got {seed}.")
+    return np.asarray(seeds, np.uint32)
 
 
 def stream_key(seed: int | np.integer | jax.Array, stream: Stream) -> jax.Array:

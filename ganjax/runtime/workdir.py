@@ -67,6 +67,7 @@ class Workdir:
         self.path = path
         self.changed: dict[str, tuple[str, str]] = {}
         self._lock: int | None = lock
+        self._before: dict[str, Any] | None = None
 
     @classmethod
     def open(
@@ -99,7 +100,7 @@ class Workdir:
 
     def _settle_config(self, config: dict[str, Any], allowed: Allowed, before: Mapping[str, Any]) -> None:
         file = self.path / "config.json"
-        stored = _read_config(file)
+        self._before = stored = _read_config(file)
         if stored is not None:
             may_differ = allowed if callable(allowed) else allowed.__contains__
             differences = _differences({**before, **flatten_config(stored)}, flatten_config(config))
@@ -113,6 +114,14 @@ class Workdir:
             atomic_write_json(file, config)
         except OSError as error:
             raise _unusable(self.path, error) from error
+
+    def undo(self) -> None:
+        """Puts back the config that the folder had before it was opened: none, where there was no run."""
+        file = self.path / "config.json"
+        if self._before is None:
+            file.unlink()
+        else:
+            atomic_write_json(file, self._before)
 
     def write_environment(self, devices: Iterable[str], **others: str) -> None:
         """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time, and `others`."""

@@ -20,10 +20,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from ganjax.config.options import BEFORE, RUNTIME
-from ganjax.config.recipe import to_json
 from ganjax.config.rules import MIXTURES
 from ganjax.models.layers import native
+from ganjax.run.data_facts import open_workdir, settle
 from ganjax.run.loop import IN_FLIGHT
 from ganjax.run.session import Session
 from ganjax.run.setup import Setup, load_data, scans
@@ -31,7 +30,6 @@ from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import DivergedError, UserError
 from ganjax.runtime.logs import Progress, RunWriter
 from ganjax.runtime.signals import StopSignals
-from ganjax.runtime.workdir import Workdir
 from ganjax.training import parallel
 from ganjax.training.build import build
 from ganjax.training.state import GanState
@@ -95,9 +93,7 @@ class Population:
     def _open(self, runs: Mapping[tuple[int, int], Run], stack: contextlib.ExitStack) -> list[Member]:
         """Opens all members, at the newest step that all of them have saved."""
         for config, folder in runs.values():
-            opened = stack.enter_context(
-                Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
-            )
+            opened = stack.enter_context(open_workdir(folder, config))
             convolutions = native.describe(config.model.name != "mlp")
             opened.write_environment(map(str, self._devices), convolutions=convolutions)
         checkpoints = [
@@ -109,6 +105,7 @@ class Population:
         members: list[Member] = []
         for (place, (config, folder)), saved in zip(runs.items(), checkpoints, strict=True):
             own = _setup(config, self._devices[0], setup) if members else setup
+            settle(folder, own.dataset, config)
             session = Session(config, own, folder, saved, resume_at=at)
             console = Console(file=stack.enter_context((folder / LOG).open("a")), width=100)
             writer = RunWriter(

@@ -363,18 +363,3 @@ def several_steps(
         return state, jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / steps, *rows)
 
     return several
-
-
-def make_generator(
-    apply: Callable[[Tree, jax.Array, jax.Array], Tree], devices: Sequence[jax.Device], share: int
-) -> Callable[[Tree, int, int], Tree]:
-    """Makes `(variables, seed, start) -> images start … start + share·devices - 1`, as host arrays.
-
-    `apply(variables, seed [] uint32, index [share])` makes one device's images; each image depends on the seed
-    and its index alone.
-    """
-    mapped = map_shares(lambda given, index: apply(given[0], given[1], index), devices)
-    count = share * len(devices)
-    return lambda variables, seed, start: mapped(
-        (variables, np.uint32(seed)), np.arange(start, start + count, dtype=np.int32)
-    )

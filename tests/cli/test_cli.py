@@ -237,6 +237,26 @@ def other_config_in(workdir: Path) -> None:
     (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
+def test_a_run_goes_on_by_its_folder_alone(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With options that may change, and with the words of the folder for others."""
+    other_config_in(tmp_path / "run")
+    trained: list[Any] = []
+    monkeypatch.setattr("ganjax.run.train.train", lambda *given, **options: trained.append((given, options)))
+    more = ("--config.train.steps=9", "--accept-new-data")
+    assert main("train", f"--workdir={tmp_path / 'run'}", *more)[0] == 0
+    (((config, workdir), options),) = trained
+    assert (config.gen.width, config.seed, config.train.steps) == (4, 3, 9)
+    assert workdir == tmp_path / "run" and options == {"accept_new_data": True}
+    monkeypatch.undo()
+    code, _, err = main("train", f"--workdir={tmp_path / 'run'}", "--config.gen.width=5")
+    assert_refused(code, err, "another config", "gen.width: was 4, now 5")
+    code, _, err = main("train", f"--workdir={tmp_path / 'new'}")
+    assert_refused(code, err, "holds no run", "A new run needs a recipe")
+    assert not (tmp_path / "new").exists()
+
+
 def file_in_the_way(workdir: Path) -> None:
     workdir.write_text("")
 
@@ -295,7 +315,12 @@ def test_what_cannot_be_run(run_cli: RunCli, tmp_path: Path, options: list[str],
     [
         (["--out=x.png"], ["holds no run"]),
         (["--out=x.jpg"], ["--out takes", ".png or .npz", "'x.jpg'"]),
-        (["--out=x"], ["--out takes"]),
+        (["--out=x"], ["holds no run"]),
+        (["--out=."], ["--out=. holds other files than samples of ganjax"]),
+        (["--out=x", "--seeds=3-1"], ["--seeds takes numbers and ranges", "'3-1'"]),
+        (["--out=x", "--seeds=0-9999999"], ["at most 1,000,000"]),
+        (["--out=x", "--seed=-1"], ["from 0 to 2³² - 1", "-1"]),
+        (["--out=x.png", "--truncation=1.5"], ["--truncation takes a number from 0 to 1"]),
         (["--out=x.png", "--n=0"], ["--n takes", "at least 1"]),
         (["--out=x.png", "--devices=-1"], ["--devices takes"]),
     ],

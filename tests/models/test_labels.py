@@ -27,6 +27,16 @@ def test_conditional_batch_norm_against_numpy():
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_of_classes_mix_their_rows():
+    layer, x = ConditionalBatchNorm(3, train=False), jnp.ones((2, 4, 4, 5))
+    variables = layer.init(KEY, x, jnp.array([0, 1]))
+    tables = jax.tree.map(lambda x: jax.random.normal(KEY, x.shape), variables["params"])
+    call = lambda labels: layer.apply({**variables, "params": tables}, x, labels)
+    np.testing.assert_array_equal(call(jnp.eye(3)[jnp.array([2, 0])]), call(jnp.array([2, 0])))
+    halves = (call(jnp.array([2, 0])) + call(jnp.array([1, 1]))) / 2
+    np.testing.assert_allclose(call(jnp.array([[0, 0.5, 0.5], [0.5, 0.5, 0]])), halves, rtol=1e-5)
+
+
 def test_projection_against_numpy():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(4, 6)).astype(np.float32), np.array([1, 0, 2, 1])

@@ -68,7 +68,7 @@ def test_training_goes_on(run: ganjax.Run) -> None:
     [
         ({"n": 0}, "n takes"),
         ({"weights": "best"}, "'ema' or 'raw'"),
-        ({"truncation": 0.0}, "truncation takes"),
+        ({"truncation": -0.1}, "truncation takes"),
         ({"classes": [1]}, "this run has no classes"),
         ({"step": 5}, "5"),
     ],

@@ -16,6 +16,7 @@ from ganjax.run.callbacks import Every
 from ganjax.run.callbacks import grid as grids
 from ganjax.run.callbacks.evaluation import Evaluation
 from ganjax.run.callbacks.grid import Grid
+from ganjax.run.clock import Clock
 from ganjax.run.sample import BEST, checkpoint_folder
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 class FakeSampler:
     seed = 0
+    counts: Any = "even"
+
+    def at_shares(self, counts: Any) -> FakeSampler:
+        other = FakeSampler()
+        other.counts = counts
+        return other
+
+    def blocks(self, variables: Any, n: int) -> Any:
+        return self.counts
 
 
 def evaluation(folder: Path, **options: Any) -> Evaluation:
@@ -89,6 +99,26 @@ def test_programs_are_made_once_a_key() -> None:
     for key in (1, 2, 1, 2):
         assert programs.get(key, lambda key=key: made.append(key) or key) == key
     assert made == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks", "named"),
+    [
+        ({}, "even", ""),  # of networks that know no classes
+        ({"model__conditional": True}, (512,), "data"),
+        ({"model__conditional": True, "eval__class_shares": "even"}, "even", "even"),
+    ],
+)
+def test_best_checkpoints_are_judged_at_the_shares_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], blocks: Any, named: str
+) -> None:
+    seen: list[Any] = []
+    made = evaluation(tmp_path, eval__keep_best=0, **options)
+    judge = lambda given, names, **said: seen.append((given, said["class_shares"])) or []
+    monkeypatch.setattr(Evaluation, "judge", property(lambda self: judge))
+    monkeypatch.setattr("ganjax.run.callbacks.evaluation.faults_of", lambda state: "")
+    made(SimpleNamespace(state=SimpleNamespace(ema=None), step=10, row={}, clock=Clock()))  # type: ignore[arg-type]
+    assert seen == [(blocks, named)]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from runs import make_run
+from small import points_config
 
 import ganjax.data as data
 from ganjax.cli import main as cli
@@ -20,7 +22,10 @@ from ganjax.evals.metrics import statistics
 from ganjax.evals.metrics.measures import MEASURES, Case, floor_case, measure
 from ganjax.evals.metrics.protocol import PROVENANCE, Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
+from ganjax.run import data_facts
 from ganjax.run import evaluate as judging
+from ganjax.run.sample import Sampler, open_run
+from ganjax.run.setup import load_data
 from ganjax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +53,10 @@ def judge_points(points: np.ndarray, names: list[str], **options: Any) -> dict[s
 
 def test_numbers_of_one_protocol_are_compared() -> None:
     assert number(3.0) - number(1.0, seed=9, commit="other", step=7, origin="there") == pytest.approx(2.0)
-    assert {"seed", "commit", "step", "origin"} == set(PROVENANCE)
+    assert number(3.0) - number(1.0, reference="/elsewhere/digits") == pytest.approx(
+        2.0
+    )  # the hash is the same
+    assert {"reference", "seed", "commit", "step", "origin"} == set(PROVENANCE)
     assert judging.compare([number(3.0)], [number(1.0), number(1.0, name="kid")]) == {"fid": 2.0}
 
 
@@ -64,6 +72,7 @@ def test_numbers_of_one_protocol_are_compared() -> None:
         {"sample_count": 50},
         {"weights": "raw"},
         {"settings": (("k", 5),)},
+        {"class_shares": "even"},
         {"sample_count": 60, "weights": "raw"},
     ],
 )
@@ -122,6 +131,57 @@ def test_every_measure_on_digits() -> None:
     assert found["memorised"].floor is not None and found["memorised"].floor < 0.1
     assert found["precision"].value == 1 and found["nearest_distance"].value == pytest.approx(0, abs=1e-3)
     assert dict(found["recall"].protocol.settings) == {"k": 3, "reals": 1797, "fakes": 300}
+
+
+def test_perfect_samples_of_rare_classes_reach_the_floor(tmp_path: Path) -> None:
+    """G that makes real images of the class it is told: even classes made it look bad, 95:5 as in the data do not."""
+    assert DIGITS.labels is not None
+    places = [np.flatnonzero(DIGITS.labels == label)[:count] for label, count in enumerate((170, 9))]
+    chosen = np.concatenate(places)
+    dataset = dataclasses.replace(
+        DIGITS, images=DIGITS.images[chosen], labels=DIGITS.labels[chosen], num_classes=2
+    )
+    assert dataset.class_counts == (170, 9)
+    make_run(tmp_path / "run", "classes")
+    sampler = open_run(tmp_path / "run", n=1, devices=1).sampler
+    sampler.classes = np.arange(2)
+    judge, rng = judging.Judge(dataset, "train"), np.random.default_rng(0)
+    fid = {}
+    for name, chooser in (("even", sampler), ("data", sampler.at_shares(dataset.class_counts))):
+        labels = chooser.labels(400)
+        assert labels is not None
+        fakes = DIGITS.images[[rng.choice(places[label]) for label in labels]]
+        (found,) = judge(
+            [fakes], ["fid"], weights="ema", seed=0, step=1, origin="", class_shares=name, quick=True
+        )
+        assert found.protocol.class_shares == name
+        fid[name] = found.value
+    assert fid["data"] < 0.05 * fid["even"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shares", "counts"),
+    [({}, "data", [400, 2, 0]), ({"class_shares": "even"}, "even", [51, 51, 50])],
+)
+def test_runs_are_judged_at_the_shares_of_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], shares: str, counts: list[int]
+) -> None:
+    config = points_config(model__conditional=True, data__name="ring")
+    make_run(tmp_path, config)
+    ring = load_data(config)
+    kept = dataclasses.replace(ring, counts=(99_500, 500, *[0] * 6))
+    data_facts.settle(tmp_path, kept, config)
+    drawn: list[Any] = []
+    real = Sampler.blocks
+
+    def blocks(self: Sampler, variables: Any, n: int) -> Any:
+        drawn.append(self.labels(n))
+        return real(self, variables, n)
+
+    monkeypatch.setattr(Sampler, "blocks", blocks)
+    (result,) = judging.evaluate_run(tmp_path, ["modes"], n=402, devices=1, **options)[:1]
+    assert result.protocol.class_shares == shares
+    assert np.bincount(drawn[0], minlength=8)[:3].tolist() == counts
 
 
 def test_features_are_the_classifiers() -> None:

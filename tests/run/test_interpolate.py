@@ -13,8 +13,9 @@ from PIL import Image, ImageSequence
 from runs import make_run
 
 from ganjax.data import Dataset
-from ganjax.run.interpolate import Painter, interpolate, mix, open_images, spherical
-from ganjax.run.sample import open_run, write_nearest
+from ganjax.run.interpolate import Painter, interpolate, mix, open_images, spherical, write_film
+from ganjax.run.nearest import write_nearest
+from ganjax.run.sample import open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs.images import grid_picture
 
@@ -60,6 +61,38 @@ def test_a_film_passes_through_the_samples(classes: Path, tmp_path: Path, kind: 
     assert off[3] < (1e-9 if kind == "gif" else 8) and min(off[0], off[1], off[4]) > 2 * off[3] + 1
 
 
+@pytest.mark.parametrize(("kind", "unit"), [("gif", 10), ("webp", 1)])
+def test_a_film_takes_the_time_that_was_asked_for(tmp_path: Path, kind: str, unit: int) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8))
+    write_film(tmp_path / f"x.{kind}", frames, 24)
+    with Image.open(tmp_path / f"x.{kind}") as film:
+        durations = []
+        for frame in ImageSequence.Iterator(film):
+            frame.load()
+            durations.append(frame.info["duration"])
+    assert sum(durations) == 1000 and len(durations) == 24 and max(durations) - min(durations) == unit
+
+
+def test_a_film_goes_from_class_to_class(classes: Path) -> None:
+    """The networks have classes 0 to 9; the ends are samples of the class, and half-way is neither."""
+    run = open_images(classes, "ema", None)
+    painter = Painter(run, 1.0)
+    frames = painter.paths(
+        [painter.keyframe(5, 3, 2), painter.keyframe(5, 3, 7), painter.keyframe(5, 3, 2)], 2
+    )
+    for frame, label in ((0, 2), (2, 7)):
+        run.sampler.classes = np.array([label], np.int32)
+        samples = run.sampler.for_seed(5)(run.variables, 3)[-1].astype(int)
+        assert np.abs(frames[frame] - samples).max() <= 1
+    np.testing.assert_array_equal(frames[1], frames[3])
+    assert all(np.abs(frames[1].astype(int) - frames[i]).max() > 2 for i in (0, 2))
+
+
+def test_films_of_classes(classes: Path, tmp_path: Path) -> None:
+    assert "6 frames" in interpolate(classes, tmp_path / "x.gif", seeds=(5,), classes=("2", 7), steps=3, n=1)
+    assert "4 frames" in interpolate(classes, tmp_path / "x.gif", seeds=(5, 6), classes=("2",), steps=2, n=1)
+
+
 @pytest.mark.slow
 def test_styles_go_straight(styles: Path) -> None:
     painter = Painter(open_images(styles, "ema", None), truncation=0.7)
@@ -69,7 +102,7 @@ def test_styles_go_straight(styles: Path) -> None:
     for frame, seed in ((0, 0), (2, 1)):
         samples = run.sampler.for_seed(seed)(run.variables, 3)[-1]
         np.testing.assert_array_equal(frames[frame], samples)
-    end = painter.images(*painter._between(here, there, 1.0)[:1], None, painter._between(here, there, 1.0)[1])
+    end = painter.images(*painter._between(here, there, 1.0))
     assert np.abs(end.astype(int) - frames[2]).max() <= 1
     np.testing.assert_array_equal(frames[1], frames[3])  # half-way is the same both ways, without noise
     assert np.abs(frames[1].astype(int) - frames[0]).max() > 2
@@ -102,8 +135,8 @@ def test_pairs_with_the_nearest_training_images(tmp_path: Path) -> None:
     copies = training[[31, 4]].copy()
     copies[0, :2, :2] ^= 255
     dataset = Dataset("digits", training, None, 0)
-    run: Any = SimpleNamespace(sampler=lambda variables, n: (copies[:n],), variables=None, dataset=dataset)
-    told = write_nearest(tmp_path / "pairs.png", run, 2)
+    run: Any = SimpleNamespace(sampler=lambda variables, n: (copies[:n],), variables=None)
+    told = write_nearest(tmp_path / "pairs.png", run, 2, dataset)
     off = np.sqrt(np.square(copies[0].astype(float) - training[31]).mean())
     assert told == f"0.0 to {off:.1f} of 255 apart (root mean square)"
     with Image.open(tmp_path / "pairs.png") as picture:
@@ -117,6 +150,10 @@ def test_pairs_with_the_nearest_training_images(tmp_path: Path) -> None:
     [
         (lambda w, t: interpolate(w, t / "x.png"), "ending in .gif, .webp or .mp4"),
         (lambda w, t: interpolate(w, t / "x.gif", seeds=(1,)), "--seeds takes two numbers or more"),
+        (lambda w, t: interpolate(w, t / "x.gif", seeds=(1,), classes=("3",)), "one with several --classes"),
+        (lambda w, t: interpolate(w, t / "x.gif", classes=("cat",)), "--classes takes numbers from 0 to 9"),
+        (lambda w, t: interpolate(w, t / "x.gif", seeds=(1, -2)), "whole number from 0"),
+        (lambda w, t: interpolate(w, t / "x.gif", frames_per_second=60), "--fps takes a number from 1 to 50"),
         (lambda w, t: interpolate(w, t / "x.gif", steps=0), "--steps takes"),
         (lambda w, t: mix(w, t / "x.png", side=4), "generator with styles"),
         (lambda w, t: mix(w, t / "x.gif", side=4), "ending in .png with --mix"),

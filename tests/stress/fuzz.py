@@ -118,7 +118,7 @@ def mutated(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     ]
 
 
-def trace(config: Any, folder: Path) -> None:
+def trace(config: Any, folder: Path, **_: Any) -> None:
     """Everything that a run does before it compiles its step; stands for `ganjax.run.train.train`."""
     import jax
 

@@ -74,8 +74,10 @@ def read_folder(path: Path, request: Request) -> Dataset:
     images = _on_disk(path, names, labels, request) or _in_memory(path, names, request.resolution)
     content = ""
     if isinstance(images, LazyImages):  # names, sizes and times are what can be told without reading it all
-        content = hashlib.sha256(repr((str(path), listing.pictures, request.resolution)).encode()).hexdigest()
-    return Dataset(str(path), images, labels, len(classes), tuple(classes), content=content)
+        content = hashlib.sha256(repr((listing.pictures, request.resolution)).encode()).hexdigest()
+    sizes = [(entry.name, entry.size) for entry in listing.pictures]  # a copy has other times
+    files = hashlib.sha256(repr(sizes).encode()).hexdigest()
+    return Dataset(str(path), images, labels, len(classes), tuple(classes), content=content, files=files)
 
 
 def _read(path: Path, name: str, resolution: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<name>\w+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 _CHUNK = 4096
+PIXELS = "pixels_sha256"  # in `ganjax.json`
 
 
 def data_dir(path: str) -> Path:
@@ -112,11 +113,14 @@ def _read_prepared(folder: Path, request: Request) -> Dataset:
     else:
         images, labels = LazyImages(lazy), LazyLabels(lazy) if _labelled(info) else None
     classes = info.features["label"] if labels is not None else None
+    facts, size = _facts(folder), f"{split.num_examples} {int(split.num_bytes)}"
     return Dataset(
         name=request.name,
         images=images,
         labels=labels,
-        content=_content(folder, request, lazy),
+        content=_content(folder, request, lazy, facts),
+        files=hashlib.sha256(f"{request.split} {facts.get(PIXELS) or size}".encode()).hexdigest(),
+        counts=tuple(facts.get("classes", {}).values()) if request.split == "train" else (),
         num_classes=classes.num_classes if classes else 0,
         label_names=tuple(classes.names) if classes else (),
     )
@@ -186,12 +190,20 @@ def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | 
     return Reader(read, size, str(folder), request.max_corrupt)
 
 
-def _content(folder: Path, request: Request, lazy: Reader | None) -> str:
+def _facts(folder: Path) -> dict[str, Any]:
+    """Returns what `ganjax data prepare` wrote about the dataset in `folder`; empty where another program made it."""
+    try:
+        facts = json.loads((folder / "ganjax.json").read_text())
+        return facts if isinstance(facts[PIXELS], str) and isinstance(facts["classes"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _content(folder: Path, request: Request, lazy: Reader | None, facts: Mapping[str, Any]) -> str:
     """Returns what is known of the content without reading it: for data of `ganjax data prepare`, and for streams."""
     what = f"{request.split} {request.resolution} "
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((folder / "ganjax.json").read_text())["pixels_sha256"]
-        return hashlib.sha256(f"{what}{known}".encode()).hexdigest()
+    if facts:
+        return hashlib.sha256(f"{what}{facts[PIXELS]}".encode()).hexdigest()
     if lazy is None:
         return ""
     return hashlib.sha256(what.encode() + (folder / "dataset_info.json").read_bytes()).hexdigest()

@@ -15,8 +15,9 @@ from typing import Any
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.version import __version__
 
-# Where a number comes from; two numbers that are compared may differ in it. All other fields must be equal.
-PROVENANCE = ("seed", "commit", "step", "origin")
+# Where a number comes from; two numbers that are compared may differ in it. All other fields must be equal. The name of
+# the real data is the path of a folder, which may have moved: their hash tells them apart.
+PROVENANCE = ("reference", "seed", "commit", "step", "origin")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Protocol:
       sample_count: number of generated samples used.
       weights: `ema`, `raw`, or `images` for files.
       settings: settings of the metric itself: neighbours, subsets.
+      class_shares: how often samples had each class, `data` or `even`; empty where the generator knows none.
       seed: seed of the latents and draws.
       commit: version of ganjax, and the git commit where it runs from a checkout.
       step: step of the checkpoint, or -1.
@@ -50,6 +52,7 @@ class Protocol:
     sample_count: int
     weights: str
     settings: tuple[tuple[str, int], ...] = ()
+    class_shares: str = ""
     seed: int = 0
     commit: str = ""
     step: int = -1

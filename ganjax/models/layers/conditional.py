@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ganjax.models.layers.layers import DEFAULT_INIT, Conv, Dense, Dtype, Init
-from ganjax.models.layers.plain import spread
+from ganjax.models.layers.plain import Embed, spread
 from ganjax.models.layers.spectral_norm import SpectralNorm
 
 EMBEDDING_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)  # as nn.Embed's
@@ -26,13 +26,13 @@ class ConditionalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
-        """Normalises x [N, H, W, C] with the rows of `labels` [N] int32 in [0, classes)."""
+        """Normalises x [N, H, W, C] with the rows of `labels`, [N] int32 in [0, classes) or weights [N, K]."""
         features = x.shape[-1]
         axis_name = None if self.is_initializing() else self.axis_name
         x = _plain_batch_norm(x, self.train, axis_name, self.dtype)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        scale = nn.Embed(self.classes, features, embedding_init=ones, dtype=self.dtype, name="scale")(labels)
-        bias = nn.Embed(self.classes, features, embedding_init=zeros, dtype=self.dtype, name="bias")(labels)
+        scale = Embed(self.classes, features, embedding_init=ones, dtype=self.dtype, name="scale")(labels)
+        bias = Embed(self.classes, features, embedding_init=zeros, dtype=self.dtype, name="bias")(labels)
         return x * spread(scale[:, None, None, :], x) + spread(bias[:, None, None, :], x)
 
 

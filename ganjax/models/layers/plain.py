@@ -35,6 +35,16 @@ def spread(values: jax.Array, over: jax.Array | jax.ShapeDtypeStruct) -> jax.Arr
     return jnp.broadcast_to(values.astype(jnp.float32), over.shape).astype(over.dtype)
 
 
+class Embed(nn.Embed):
+    """Flax's `Embed`, whose K rows can be mixed: `[N] int32 -> [N, features]`, or from weights `[N, K] float32`."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns the rows of labels, or their mixtures by weights."""
+        if jnp.issubdtype(inputs.dtype, jnp.floating):
+            return inputs.astype(self.dtype) @ self.embedding.astype(self.dtype)
+        return super().__call__(inputs)
+
+
 class Dense(nn.Module):
     """Dense layer x W + b, `[N, I] -> [N, features]`."""
 

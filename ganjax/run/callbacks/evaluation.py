@@ -41,6 +41,7 @@ class Evaluation:
         self._names = [name for name in options.metrics.split(",") if name]
         self._options, self._split, self._setup = options, config.data.split, setup
         self._folder, self._sampler = folder, sampler
+        self._labelled = config.model.conditional
         self._noted = revisions.noted(config.model.name)
         self._images = setup.build.images_per_step
         self._log_steps = config.log.every_steps
@@ -76,12 +77,16 @@ class Evaluation:
         """
         if faults_of(at.state):
             return
-        blocks = self._sampler.blocks(at.state.ema, self._options.samples)
+        sampler, shares = self._sampler, self._options.class_shares if self._labelled else ""
+        if shares == "data":
+            sampler = sampler.at_shares(self._setup.dataset.class_counts)
+        blocks = sampler.blocks(at.state.ema, self._options.samples)
         if processes.is_main():
             results = self.judge(
                 blocks,
                 self._names,
                 weights="ema",
+                class_shares=shares,
                 seed=self._sampler.seed,
                 step=at.step,
                 origin=str(self._folder),

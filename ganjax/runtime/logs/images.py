@@ -35,6 +35,16 @@ def _enlarged(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def png_bytes(image: NDArray[np.uint8]) -> bytes:
+    """Returns one image [H, W, C] uint8 as a PNG. C = 1 is stored as grey, 3 as RGB; of more, the first three."""
+    from PIL.Image import fromarray
+
+    pixels = _checked(image[None])[0]
+    file = io.BytesIO()
+    fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
 def write_grid(
     path: str | Path,
     images: NDArray[np.uint8],

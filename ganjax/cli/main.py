@@ -16,6 +16,8 @@ from ganjax.cli.data import EXAMPLES as DATA_EXAMPLES
 from ganjax.cli.data import add_data, run_data
 from ganjax.cli.model import EXAMPLES as MODEL_EXAMPLES
 from ganjax.cli.model import add_export, add_interpolate, run_export, run_interpolate
+from ganjax.cli.recipes import EXAMPLES as RECIPE_EXAMPLES
+from ganjax.cli.recipes import add_new, add_recipes, run_new, run_recipes
 from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
 from ganjax.config import recipe as config
@@ -27,7 +29,7 @@ from ganjax.runtime.version import __version__
 OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
-    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
+    "train": "ganjax train --config=quickstart --workdir=runs/quickstart --config.seed=1",
     "sample": "ganjax sample --workdir=runs/quickstart --n=64 --out=grid.png",
     **MODEL_EXAMPLES,
     "ablate": STUDY_EXAMPLES["ablate"],
@@ -35,7 +37,12 @@ EXAMPLES = {
     "report": STUDY_EXAMPLES["report"],
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
     "data": DATA_EXAMPLES["prepare"],
+    "recipes": RECIPE_EXAMPLES["recipes"],
+    "new": RECIPE_EXAMPLES["new"],
 }
+HELLO = """Train GANs in JAX and keep them stable; see and load the results.
+First: ganjax train --config=quickstart --workdir=runs/quickstart    (a minute on a CPU, no network)
+Then: ganjax recipes, ganjax --help, and ganjax COMMAND --help with an example of each command."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -77,13 +84,17 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
     add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
+    add_recipes(command("recipes", "List the recipes and studies that come with ganjax, or print one."))
+    add_new(command("new", "Write a copy of a recipe or study to a file of your own, to edit."))
     return parser
 
 
 def add_train(train: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax train`."""
     train.add_argument(
-        "--config", metavar="FILE[:ARG]", help="a recipe; options follow as --config.KEY=VALUE"
+        "--config",
+        metavar="NAME|FILE[:ARG]",
+        help="a recipe of `ganjax recipes`, or your own; options follow as --config.KEY=VALUE",
     )
     train.add_argument("--workdir", type=Path, help="folder of the run")
     train.add_argument(
@@ -200,10 +211,15 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         print(config.help_page())
         return OK
     if not arguments.config:
-        raise UserError(f"train needs a recipe: --config=FILE[:ARG], for example\n  {EXAMPLES['train']}")
+        raise UserError(
+            f"train needs a recipe: --config=NAME or --config=FILE[:ARG], for example\n  {EXAMPLES['train']}"
+        )
     resolved = config.resolve(arguments.config, overrides)
     if arguments.dry_run:
-        return dry_run(resolved, as_json=arguments.json)
+        from ganjax.run import dry_run
+
+        print(dry_run.told(resolved, as_json=arguments.json))
+        return OK
     if arguments.workdir is None:
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
@@ -216,39 +232,6 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
     from ganjax.run.train import train
 
     train(resolved, arguments.workdir)
-    return OK
-
-
-def dry_run(resolved: Any, *, as_json: bool) -> int:
-    """Prints the facts of a run without running it."""
-    from ganjax.run.dry_run import describe
-    from ganjax.run.setup import prepare
-    from ganjax.runtime.logs import format_dry_run
-
-    facts = describe(resolved, prepare(resolved))
-    if as_json:
-        print(json.dumps(facts))
-        return OK
-    size = facts["bytes"]
-    sections = {
-        "config": sorted(config.flatten(facts["config"]).items()),
-        **{
-            f"{name}, forward, one sample": [
-                ("parameters", costs["parameters"]),
-                ("MFLOP", round(costs["flops"] / 1e6, 3)),
-                ("activations, kB", round(costs["activation_bytes"] / 1e3, 1)),
-            ]
-            for name, costs in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"]))
-        },
-        "a step": [
-            ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
-            ("devices", facts["devices"]),
-        ],
-        "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in size.items()],
-    }
-    print(format_dry_run(sections))
-    if "warning" in facts:
-        print(f"Warning: {facts['warning']}.")
     return OK
 
 
@@ -344,6 +327,8 @@ COMMANDS = {
     "doctor": run_doctor,
     "report": run_report,
     "data": run_data,
+    "recipes": run_recipes,
+    "new": run_new,
 }
 
 
@@ -367,6 +352,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     forbid_network()
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        if not rest:
+            print(HELLO)
+            return OK
         arguments = make_parser().parse_args(rest)
         code = COMMANDS[arguments.command](arguments, overrides)
         processes.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from ganjax.config.recipe import flatten, to_json
 from ganjax.models.layers import native, plain
 from ganjax.models.layers.equalized import EqualConv, EqualDense
 from ganjax.models.stylegan2 import ModulatedConv
-from ganjax.run.setup import Setup
+from ganjax.run.setup import Setup, prepare
+from ganjax.runtime.logs import format_dry_run
 from ganjax.training.build import batches_per_step
 from ganjax.training.forward import GAN
 from ganjax.training.state import GanState, NetState, count_parameters
@@ -26,6 +28,31 @@ from ganjax.training.step import train_step
 # Layers whose outputs count as activations.
 LAYERS = (plain.Dense, plain.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
+
+
+def told(config: ConfigDict, *, as_json: bool) -> str:
+    """Returns the facts of a run, without running it, as tables with a warning, or as one JSON object."""
+    facts = describe(config, prepare(config))
+    if as_json:
+        return json.dumps(facts)
+    sections = {
+        "config": sorted(flatten(facts["config"]).items()),
+        **{
+            f"{name}, forward, one sample": [
+                ("parameters", costs["parameters"]),
+                ("MFLOP", round(costs["flops"] / 1e6, 3)),
+                ("activations, kB", round(costs["activation_bytes"] / 1e3, 1)),
+            ]
+            for name, costs in (("G", facts["networks"]["gen"]), ("D", facts["networks"]["dis"]))
+        },
+        "a step": [
+            ("GFLOP, all devices", round(facts["flops_per_step"] / 1e9, 3)),
+            ("devices", facts["devices"]),
+        ],
+        "MB on each device": [(name, round((value or 0) / 1e6, 1)) for name, value in facts["bytes"].items()],
+    }
+    warning = [f"Warning: {facts['warning']}."] if "warning" in facts else []
+    return "\n".join([format_dry_run(sections), *warning])
 
 
 def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """ganjax: stable GAN training in JAX, with the practical lessons of the field as switches.
 
-run = ganjax.train("configs/quickstart.py", "runs/quickstart")
+run = ganjax.train("quickstart", "runs/quickstart")
 images = run.sample(16, key=0)
 """
 

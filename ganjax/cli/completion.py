@@ -1,4 +1,4 @@
-"""Shell completion for `ganjax `, and help that begins with an example: a small extension of argparse's parser."""
+"""Shell completion, help that begins with an example, and "did you mean": a small extension of argparse's parser."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganjax.runtime.errors import nearest
+
 SHELLS = ("bash", "zsh")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help begins with its description, and so with the example.
+    """A parser whose help begins with its description, and so with the example, and which names the nearest choice.
 
     It makes parsers below it of the same kind.
     """
@@ -24,6 +26,14 @@ class Parser(argparse.ArgumentParser):
         finally:
             self.description = description
         return f"{description}\n\n{rest}" if description else rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise argparse.ArgumentError(
+                action, f"{error.message}{nearest(str(value), map(str, action.choices or ()))}"
+            ) from None
 
 
 class PrintCompletion(argparse.Action):

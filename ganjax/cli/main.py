@@ -24,6 +24,8 @@ from ganjax.cli.model import (
     run_interpolate,
     run_sample,
 )
+from ganjax.cli.recipes import EXAMPLES as RECIPE_EXAMPLES
+from ganjax.cli.recipes import add_new, add_recipes, run_new, run_recipes
 from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
 from ganjax.config import recipe as config
@@ -35,14 +37,19 @@ from ganjax.runtime.version import __version__
 OK, INTERRUPTED = 0, 130
 
 EXAMPLES = {
-    "train": "ganjax train --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1",
+    "train": "ganjax train --config=quickstart --workdir=runs/quickstart --config.seed=1",
     **MODEL_EXAMPLES,
     "ablate": STUDY_EXAMPLES["ablate"],
     "doctor": "ganjax doctor --workdir=runs/quickstart",
     "report": STUDY_EXAMPLES["report"],
     "evaluate": "ganjax evaluate --workdir=runs/quickstart --metrics=fid,kid,prdc,modes --samples=10000",
     "data": DATA_EXAMPLES["prepare"],
+    "recipes": RECIPE_EXAMPLES["recipes"],
+    "new": RECIPE_EXAMPLES["new"],
 }
+HELLO = """Train GANs in JAX and keep them stable; see and load the results.
+First: ganjax train --config=quickstart --workdir=runs/quickstart    (a minute on a CPU, no network)
+Then: ganjax recipes, ganjax --help, and ganjax COMMAND --help with an example of each command."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -84,6 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     add_report(command("report", "Write the page of a run, or one that compares runs: one HTML file each."))
     add_data(command("data", "Prepare pictures of your own for training, or show what a data set holds."))
+    add_recipes(command("recipes", "List the recipes and studies that come with ganjax, or print one."))
+    add_new(command("new", "Write a copy of a recipe or study to a file of your own, to edit."))
     return parser
 
 
@@ -91,8 +100,9 @@ def add_train(train: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax train`."""
     train.add_argument(
         "--config",
-        metavar="FILE[:ARG]",
-        help="a recipe; options follow as --config.KEY=VALUE (default: the config of the run in --workdir)",
+        metavar="NAME|FILE[:ARG]",
+        help="a recipe of `ganjax recipes`, or your own; options follow as --config.KEY=VALUE (default: the config of "
+        "the run in --workdir)",
     )
     train.add_argument("--workdir", type=Path, help="folder of the run")
     train.add_argument(
@@ -173,13 +183,16 @@ def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -
         return OK
     if not arguments.config and not arguments.workdir:
         raise UserError(
-            "train needs a recipe, --config=FILE[:ARG], or the folder of a run to go on with, --workdir=DIR; for "
-            f"example\n  {EXAMPLES['train']}"
+            "train needs a recipe, --config=NAME or --config=FILE[:ARG], or the folder of a run to go on with, "
+            f"--workdir=DIR; for example\n  {EXAMPLES['train']}"
         )
     resolved = config.resolve(arguments.config, overrides) if arguments.config else None
     if arguments.dry_run:
+        from ganjax.run import dry_run
+
         shown = resolved or continued(arguments.workdir, overrides)
-        return dry_run(shown, as_json=arguments.json, everything=arguments.all)
+        print(dry_run.told(shown, as_json=arguments.json, everything=arguments.all))
+        return OK
     if arguments.workdir is None:
         raise UserError(
             f"train needs a folder for the run: --workdir=DIR, for example\n  {EXAMPLES['train']}"
@@ -213,21 +226,6 @@ def continued(workdir: Path, overrides: list[tuple[str, str]]) -> Any:
         config.set_option(found, key, text)
     config.check(found)
     return found
-
-
-def dry_run(resolved: Any, *, as_json: bool, everything: bool) -> int:
-    """Prints the facts of a run without running it."""
-    from ganjax.run.dry_run import describe, in_words
-    from ganjax.run.setup import prepare
-    from ganjax.runtime.logs import Stages
-
-    stages = Stages(sys.stderr)
-    with stages(f"Loading {resolved.data.name}"):
-        setup = prepare(resolved)
-    with stages("Compiling the training step"):
-        facts = describe(resolved, setup)
-    print(json.dumps(facts) if as_json else in_words(resolved, setup, facts, everything=everything))
-    return OK
 
 
 def run_evaluate(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -302,6 +300,8 @@ COMMANDS = {
     "doctor": run_doctor,
     "report": run_report,
     "data": run_data,
+    "recipes": run_recipes,
+    "new": run_new,
 }
 
 
@@ -325,6 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     forbid_network()
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        if not rest:
+            print(HELLO)
+            return OK
         arguments = make_parser().parse_args(rest)
         code = COMMANDS[arguments.command](arguments, overrides)
         processes.leave()

@@ -8,7 +8,7 @@ from pathlib import Path
 from ganjax.runtime.errors import UserError
 
 EXAMPLES = {
-    "ablate": "ganjax ablate --config=configs/ablations/ten_lessons.py:grid --workdir=runs/ten_lessons",
+    "ablate": "ganjax ablate --config=ten_lessons:grid --workdir=runs/ten_lessons",
     "report": "ganjax report --workdir=runs/quickstart",
 }
 
@@ -16,7 +16,10 @@ EXAMPLES = {
 def add_ablate(ablate: argparse.ArgumentParser) -> None:
     """Adds the options of `ganjax ablate`."""
     ablate.add_argument(
-        "--config", metavar="FILE[:ARG]", required=True, help="a study: a file with get_study"
+        "--config",
+        metavar="NAME|FILE[:ARG]",
+        required=True,
+        help="a study of `ganjax recipes`, or a file with get_study",
     )
     ablate.add_argument("--workdir", type=Path, help="folder of the study")
     ablate.add_argument("--dry-run", action="store_true", help="list the runs and what they take, and stop")

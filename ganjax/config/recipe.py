@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ganjax.config.options import BEFORE, BY_KEY, OPTIONS, Option, Value
+from ganjax.config.shipped import shipped
 from ganjax.runtime.errors import UserError, nearest
 
 
@@ -121,10 +122,10 @@ def set_option(config: ConfigDict, key: str, value: Value | str) -> None:
 
 
 def load_recipe(spec: str) -> ConfigDict:
-    """Runs `get_config` of the recipe `FILE[:ARG]`.
+    """Runs `get_config` of the recipe `FILE[:ARG]`, or `NAME[:ARG]` for one of the package.
 
     Raises:
-      UserError: no such file, no `get_config`, an error in the recipe, or a result that is no config.
+      UserError: no such recipe, no `get_config`, an error in the recipe, or a result that is no config.
     """
     config = load_file(spec, "get_config", ConfigDict)
     assert isinstance(config, ConfigDict)
@@ -134,14 +135,20 @@ def load_recipe(spec: str) -> ConfigDict:
 def load_file(spec: str, function: str, kind: type) -> Any:
     """Returns what `function` of the Python file `FILE[:ARG]` returns for that argument: a `kind`.
 
+    FILE is a path, or the name of a recipe or study of the package.
+
     Raises:
       UserError: no such file or function, an error in it, or a result of another kind.
     """
     text, _, arg = spec.partition(":")
-    path = Path(text)
+    of_package = shipped(function)
+    path = of_package.get(text, Path(text))
     if not path.is_file():
-        known = [str(found) for found in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise UserError(f"There is no recipe {text!r} (looked from {Path.cwd()}).{nearest(text, known)}")
+        beside = [str(found) for found in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise UserError(
+            f"There is no recipe {text!r} (looked from {Path.cwd()}).{nearest(text, [*of_package, *beside])} "
+            "Those that come with ganjax: ganjax recipes"
+        )
     module_spec = importlib.util.spec_from_file_location(f"ganjax_recipe_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"The recipe {text!r} is not a Python file (expected a name ending in .py).")

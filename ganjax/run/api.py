@@ -32,7 +32,8 @@ def train(
     """Trains in `workdir`, or continues the run there, showing progress as `ganjax train` does; returns the run.
 
     Args:
-      config: a recipe, `FILE` or `FILE[:ARG]`, or a config like those that recipes return; it is left as it is.
+      config: a recipe, `NAME` or `FILE`, either with `:ARG`; or a config like those that recipes return, which is left
+        as it is.
       workdir: folder of the run.
       options: options that replace the config's, by dotted names: `{"train.steps": 200}`.
 

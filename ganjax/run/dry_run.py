@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +20,8 @@ from ganjax.config.recipe import flatten, to_json
 from ganjax.models.layers import native, plain
 from ganjax.models.layers.equalized import EqualConv, EqualDense
 from ganjax.models.stylegan2 import ModulatedConv
-from ganjax.run.setup import Setup
+from ganjax.run.setup import Setup, prepare
+from ganjax.runtime.logs import Stages
 from ganjax.training.build import batches_per_step
 from ganjax.training.forward import GAN
 from ganjax.training.state import GanState, NetState, count_parameters
@@ -27,6 +30,16 @@ from ganjax.training.step import train_step
 # Layers whose outputs count as activations.
 LAYERS = (plain.Dense, plain.Conv, EqualDense, EqualConv, ModulatedConv, nn.BatchNorm, nn.GroupNorm)
 LOPSIDED = 10.0  # one network's parameters or FLOPs over the other's
+
+
+def told(config: ConfigDict, *, as_json: bool, everything: bool = False) -> str:
+    """Returns the facts of a run, without running it: in words (see `in_words`) or as one JSON object."""
+    stages = Stages(sys.stderr)
+    with stages(f"Loading {config.data.name}"):
+        setup = prepare(config)
+    with stages("Compiling the training step"):
+        facts = describe(config, setup)
+    return json.dumps(facts) if as_json else in_words(config, setup, facts, everything=everything)
 
 
 def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:

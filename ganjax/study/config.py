@@ -132,7 +132,7 @@ def grid(options: Mapping[str, Sequence[Value]], *, group: str = "") -> list[Var
 
 
 def load_study(spec: str) -> Study:
-    """Runs `get_study` of the file `FILE[:ARG]`.
+    """Runs `get_study` of the file `FILE[:ARG]`, or `NAME[:ARG]` for a study of the package.
 
     Raises:
       UserError: there is no such file, it has no `get_study`, or the study is impossible.

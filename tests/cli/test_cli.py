@@ -21,6 +21,7 @@ from ganjax.cli import main as cli
 from ganjax.cli.completion import parsers_in
 from ganjax.config import recipe as configs
 from ganjax.config.options import OPTIONS
+from ganjax.config.shipped import FOLDERS, shipped, summary
 from ganjax.runtime.errors import DivergedError
 from ganjax.runtime.signals import StopSignals
 from ganjax.runtime.workdir import Workdir
@@ -73,8 +74,12 @@ def assert_refused(code: int, stderr: str, *expected: str) -> None:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["train"], ["--config=FILE[:ARG]", "for example"]),
+        (["train"], ["--config=NAME", "--config=FILE[:ARG]", "for example"]),
         (["train", QUICKSTART], ["--workdir=DIR", "for example"]),
+        (["train", "--config=quikstart"], ["'quikstart'", "Did you mean 'quickstart'?", "ganjax recipes"]),
+        (["ablate", "--config=ten_lesson"], ["'ten_lesson'", "Did you mean 'ten_lessons'?"]),
+        (["recipes", "show", "rign"], ["'rign'", "Did you mean 'ring'?"]),
+        (["new", "x.py", "--from=rign"], ["'rign'", "Did you mean 'ring'?"]),
         (["train", "--config=configs/quickstrat.py"], ["configs/quickstrat.py", "Did you mean"]),
         (["train", QUICKSTART, "--config.trian.steps=3"], ["'trian.steps'", "Did you mean 'train.steps'?"]),
         (["train", QUICKSTART, "--config.train.steps=x"], ["train.steps", "an integer", "'x'"]),
@@ -107,8 +112,10 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], "COMMAND"),
-        (["trian"], "invalid choice"),
+        (["--config.seed=3", "--json"], "COMMAND"),
+        (["trian"], "Did you mean 'train'?"),
+        (["data", "prepair"], "Did you mean 'prepare'?"),
+        (["sample", "--workdir=x", "--out=x.png", "--weights=rwa"], "Did you mean 'raw'?"),
         (["train", "--workdri=x"], "unrecognized arguments: --workdri=x"),
         (["train", "--conf=x"], "unrecognized"),
         (["sample", "--workdir=x"], "--out"),
@@ -124,6 +131,39 @@ def test_help(main: Main) -> None:
     code, out, _ = main("train", "--help-config")
     assert code == 0 and all(option.key in out for option in OPTIONS)
     assert main("--version")[1].startswith("ganjax ")
+
+
+def test_without_a_command_three_lines_say_where_to_begin(main: Main) -> None:
+    code, out, err = main()
+    assert code == 0 and not err and out.count("\n") == 3
+    example = shlex.split(out.splitlines()[1].removeprefix("First: ganjax ").partition("    ")[0])
+    arguments = cli.make_parser().parse_args(example)
+    assert configs.resolve(arguments.config).data.name == "digits"
+
+
+def test_recipes_are_listed_and_printed(main: Main) -> None:
+    code, out, _ = main("recipes")
+    assert code == 0
+    for function in FOLDERS:
+        for name, path in shipped(function).items():
+            what, measured = summary(path)
+            assert f"\n  {name:<16}{what}\n" in out and measured in " ".join(out.split())
+            assert main("recipes", "show", name)[1] == path.read_text()
+
+
+def test_a_recipe_of_ones_own_is_a_copy_to_edit(main: Main, tmp_path: Path) -> None:
+    out = tmp_path / "mine.py"
+    code, text, _ = main("new", out, "--from=stylegan2")
+    assert code == 0 and f"ganjax train --config={out}" in text
+    assert f"--config={out}:msg" in out.read_text() and "--config=stylegan2" not in out.read_text()
+    small, own = configs.resolve("stylegan2:small"), configs.resolve(f"{out}:small")
+    assert configs.flatten(own) == configs.flatten(small)
+    out.write_text("edited")
+    assert_refused(*main("new", out)[::2], str(out), "nothing is overwritten")
+    assert out.read_text() == "edited"
+    assert_refused(*main("new", tmp_path / "mine")[::2], "ending in .py")
+    code, text, _ = main("new", tmp_path / "study.py", "--from=msg")
+    assert code == 0 and "ganjax ablate" in text and "--config=msg" not in (tmp_path / "study.py").read_text()
 
 
 def parsers() -> dict[str, Any]:

@@ -15,9 +15,10 @@ from paths import ROOT
 from ganjax.config import recipe as configs
 from ganjax.config.options import BY_KEY, OPTIONS
 from ganjax.config.rules import RULES, TARGET_LOSSES, Rule
+from ganjax.config.shipped import FOLDERS, shipped, summary
 from ganjax.runtime.errors import UserError
 
-RECIPES = sorted((ROOT / "configs").glob("*.py"))
+RECIPES = shipped("get_config")
 
 POINTS = {"model.name": "mlp", "data.name": "ring"}
 
@@ -273,11 +274,38 @@ def test_rules_have_keys_of_their_own_that_exist() -> None:
     assert VIOLATIONS.keys() == {rule.keys for rule in RULES}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_resolve(path: Path) -> None:
-    config = configs.resolve(str(path), [("train.steps", "7")])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_resolve_by_name_and_by_file(name: str) -> None:
+    config = configs.resolve(name, [("train.steps", "7")])
     assert config.train.steps == 7
     assert json.loads(json.dumps(configs.to_json(config))) == configs.to_json(config)
+    by_file = configs.resolve(str(ROOT / "configs" / f"{name}.py"), [("train.steps", "7")])
+    assert configs.flatten(by_file) == configs.flatten(config)
+
+
+def test_the_files_in_configs_are_the_recipes_and_studies_of_the_package() -> None:
+    """Each says no more than where its recipe is: there is one text of a recipe."""
+    expected = {}
+    for function, (folder, room, kind) in {
+        "get_config": ("configs", "config", "recipe"),
+        "get_study": ("configs/ablations", "study", "study"),
+    }.items():
+        for name in shipped(function):
+            expected[ROOT / folder / f"{name}.py"] = (
+                f'"""The {kind} {name} of the package, which `ganjax recipes show {name}` prints."""\n\n'
+                f"from ganjax.{room}.recipes.{name} import {function} as {function}\n"
+            )
+    assert {path: path.read_text() for path in (ROOT / "configs").rglob("*.py")} == expected
+
+
+def test_recipes_say_what_they_are_and_how_to_run_them() -> None:
+    names = [name for function in FOLDERS for name in shipped(function)]
+    assert len(set(names)) == len(names)
+    for function in FOLDERS:
+        for name, path in shipped(function).items():
+            what, measured = summary(path)
+            assert what.endswith((".", "?")) and (measured or function == "get_study" or name == "technique")
+            assert f"--config={name}" in path.read_text() and "configs/" not in path.read_text()
 
 
 def test_parse_arg() -> None:

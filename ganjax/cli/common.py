@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
@@ -36,12 +37,13 @@ def seed_list(text: str) -> tuple[int, ...]:
     """Reads `"0,3"` as (0, 3) and `"5-7,9"` as (5, 6, 7, 9)."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
             raise UserError(f"--seeds takes numbers and ranges such as 0,3,8-15, and got {text!r}.")
-        if len(seeds) + int(last or first) - int(first) >= MOST_SEEDS:
+        if len(seeds) + last - first >= MOST_SEEDS:
             raise UserError(f"--seeds takes at most {MOST_SEEDS:,} seeds, and got more: {text!r}.")
-        seeds += range(int(first), int(last or first) + 1)
+        seeds += range(first, last + 1)
     return tuple(seeds)
 
 

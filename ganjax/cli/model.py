@@ -52,7 +52,7 @@ def add_sample(sample: argparse.ArgumentParser) -> None:
         "--nearest", action="store_true", help="a .png of each sample beside the training image closest to it"
     )
     sample.add_argument(
-        "--data", default="", metavar="DIR", help="with --nearest: the data, where they moved"
+        "--data", default="", metavar="DIR", help="the data, where they moved; --nearest needs them"
     )
 
 

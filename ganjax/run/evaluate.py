@@ -56,7 +56,7 @@ def evaluate_run(
       UserError: the folder has no run, names are unknown, the data are gone, or metrics do not fit them.
     """
     _check(names, n)
-    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
+    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices, data=data)
     dataset = data_of(workdir, run.config, "evaluate", data) if processes.is_main() else run.dataset
     shares = class_shares or run.config.eval.class_shares
     sampler = run.sampler

@@ -107,7 +107,7 @@ class Sampler:
     def at_shares(self, counts: Sequence[int]) -> Sampler:
         """Returns the same program with the classes in the shares of `counts`, a number of images for each class.
 
-        Sample i has the class of a fixed sequence whose first n hold each class n times its share, but for one or two.
+        Sample i has the class of a fixed sequence whose first n hold each class n times its share, but for a few.
         """
         other = copy.copy(self)
         if len(self.classes):
@@ -254,10 +254,11 @@ def open_run(
     devices: int = 0,
     classes: Sequence[int | str] = (),
     truncation: float = 1.0,
+    data: str = "",
 ) -> Run:
     """Opens the run in `workdir`, ready to make `n` samples; the arguments are those of `sample`.
 
-    The data are not read, unless an earlier ganjax trained the run, which kept no `data.json`.
+    The data are not read, unless an earlier ganjax trained the run, which kept no `data.json`: then from `data`.
 
     Raises:
       UserError: the folder has no run or checkpoint, or the networks do not know the classes.
@@ -265,7 +266,7 @@ def open_run(
     # The main process reads the workdir: the others may not see it.
     read = lambda: [to_json(from_workdir(workdir)), read_facts(workdir)]
     stored, facts = processes.from_main(read() if processes.is_main() else None)
-    config = unflatten(flatten(stored))
+    config = unflatten({**flatten(stored), **({"data.path": data} if data and not facts else {})})
     setup = prepare(config, choose_devices(n, devices), None if facts is None else stand_in(facts))
     labels = find_classes(classes, setup.dataset.label_names, setup.build.classes)
     at, state = _restored(workdir, config.model.name, setup.build, step)
@@ -363,6 +364,7 @@ def sample(
         devices=devices,
         classes=classes,
         truncation=truncation,
+        data=data,
     )
     if seeds:
         run = replace(run, sampler=run.sampler.for_seeds(seeds, each))

@@ -99,7 +99,7 @@ def test_several_seeds(classes: Path, tmp_path: Path) -> None:
 
 
 def test_classes_in_the_shares_of_the_data(classes: Path) -> None:
-    """Of the first n samples each class has n times its share, but for two at most; the images are of these classes."""
+    """Of the first n samples each class has n times its share, but for four at most; the images are of them."""
     run = open_run(classes, n=8, devices=1)
     counts = np.array([9500, 0, 500, 3, 1, 700, 700, 0, 1, 60_000])
     sampler = run.sampler.at_shares(counts.tolist())
@@ -107,7 +107,7 @@ def test_classes_in_the_shares_of_the_data(classes: Path) -> None:
         labels = sampler.labels(n)
         assert labels is not None
         found = np.bincount(labels, minlength=10)
-        assert np.abs(found - n * counts / counts.sum()).max() <= 2 and not found[counts == 0].any()
+        assert np.abs(found - n * counts / counts.sum()).max() <= 4 and not found[counts == 0].any()
     labels = sampler.labels(8)
     made, again = sampler(run.variables, 8)[-1], run.sampler
     assert labels is not None and len(set(labels.tolist())) > 1

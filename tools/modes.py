@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the latents (default: the run's)")
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     arguments = parser.parse_args()
-    from ganjax.run.sample import open_run
+    from ganjax.run.open import open_run
 
     try:
         run = open_run(arguments.workdir, n=arguments.samples, seed=arguments.seed, step=arguments.step)

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ganjax.config import recipe as configs
 from ganjax.evals.monitor import read_rows
 from ganjax.evals.monitor.verdicts import Row
-from ganjax.run import sample as sampling
+from ganjax.evals.sampler import CHUNK
+from ganjax.run.open import OpenRun, open_run
 from ganjax.run.train import train as train_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs.images import grid_picture
@@ -144,10 +145,10 @@ class Run:
 
     def _opened(
         self, weights: str, classes: tuple[int | str, ...], truncation: float, step: int | None
-    ) -> sampling.Run:
-        return sampling.open_run(
+    ) -> OpenRun:
+        return open_run(
             self.workdir,
-            n=sampling.CHUNK,
+            n=CHUNK,
             weights=weights,
             classes=classes,
             truncation=truncation,

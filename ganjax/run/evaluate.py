@@ -17,7 +17,7 @@ from ganjax.evals.metrics.measures import Case, check_names, measure
 from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
 from ganjax.run.data_facts import data_of
-from ganjax.run.sample import open_run
+from ganjax.run.open import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, cache_dir

@@ -19,7 +19,7 @@ from ganjax.data.dataset import find_classes
 from ganjax.data.images import to_uint8
 from ganjax.models.base import BASE
 from ganjax.models.latents import make_latents
-from ganjax.run.sample import Run, open_run
+from ganjax.run.open import OpenRun, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
 from ganjax.runtime.keys import Stream, check_seeds, fold_each, stream_key
@@ -157,7 +157,7 @@ def check_arguments(
         raise UserError(f"--truncation takes a number above 0 and at most 1, and got {truncation}.")
 
 
-def open_images(workdir: Path, weights: str, step: int | None) -> Run:
+def open_images(workdir: Path, weights: str, step: int | None) -> OpenRun:
     """Opens the run in `workdir`. Raises `UserError` where it makes points."""
     run = open_run(workdir, n=1, weights=weights, step=step)
     if run.dataset.images.ndim == 2:
@@ -177,7 +177,7 @@ class Keyframe:
 class Painter:
     """A maker of images, uint8, from given latents and styles, in compiled calls of a fixed size."""
 
-    def __init__(self, run: Run, truncation: float) -> None:
+    def __init__(self, run: OpenRun, truncation: float) -> None:
         self._run, self._truncation = run, truncation
         model, styled = run.config.model, run.build.truncates
         self._draw = make_latents(model.latent_dim, model.latent_distribution, 1.0 if styled else truncation)
@@ -240,7 +240,8 @@ class Painter:
 
         Each path has `steps` frames and leaves out its last.
         """
-        one_class = all(np.array_equal(frame.labels, keyframes[0].labels) for frame in keyframes)
+        known = [frame.labels for frame in keyframes if frame.labels is not None]
+        one_class = all(np.array_equal(own, known[0]) for own in known)
         frames = []
         for here, there in itertools.pairwise(keyframes):
             for t in np.arange(steps, dtype=np.float32) / steps:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ganjax.data import Dataset
 from ganjax.evals.metrics.neighbours import nearest_neighbours
+from ganjax.run.open import OpenRun
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs import write_grid
 
-if TYPE_CHECKING:
-    from ganjax.run.sample import Run
-
 BLOCK = 4096  # training images compared at a time
 
 
-def write_nearest(path: Path, run: Run, n: int, dataset: Dataset) -> str:
+def write_nearest(path: Path, run: OpenRun, n: int, dataset: Dataset) -> str:
     """Writes a PNG of `n` pairs: a sample and the image of `dataset` closest to it in pixels, the closest pairs first.
 
     Returns their distances in words. Raises `UserError` for a run on points.

@@ -11,24 +11,22 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
+from ganjax.run.open import OpenRun
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, replace_file, user_error_if_unwritable
 from ganjax.runtime.logs.images import png_bytes
 
-if TYPE_CHECKING:
-    from ganjax.run.sample import Run
-
 FILE = "samples.json"  # what the pictures of a folder are made by
 BLOCK = 4096  # bytes of the disk that the smallest file takes
 
 
-def write_folder(out: Path, run: Run, n: int, made_by: dict[str, Any]) -> int:
+def write_folder(out: Path, run: OpenRun, n: int, made_by: dict[str, Any]) -> int:
     """Writes samples 0 … n - 1 of the run to the folder `out`: `seed0007_000012_cat.png`, the class where there is one.
 
     Those that are there stay. All processes make samples, and the main one writes them.
@@ -88,7 +86,7 @@ def _hash(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def _names(run: Run, n: int) -> list[str]:
+def _names(run: OpenRun, n: int) -> list[str]:
     """Returns the names of samples 0 … n - 1."""
     seeds, index = run.sampler.places(np.arange(n))
     labels, called = run.sampler.labels(n), run.dataset.label_names

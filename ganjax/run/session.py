@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ganjax.evals.monitor import Verdict, read_rows
+from ganjax.evals.sampler import Sampler
 from ganjax.models import revisions
 from ganjax.run.callbacks import Boundary, Callback
 from ganjax.run.callbacks.checkpoint import Save
@@ -23,7 +24,6 @@ from ganjax.run.callbacks.monitor import Advise, Monitor
 from ganjax.run.callbacks.page import Page
 from ganjax.run.clock import Clock, steps_per_call
 from ganjax.run.recovery import HEALTHY_FOLDER, Remedies, Remedy
-from ganjax.run.sample import Sampler
 from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
@@ -73,7 +73,7 @@ class Session:
         self.calls = steps_per_call(config, self.step, setup.scan and not setup.dataset.streams)
         self.row: dict[str, Any] = {}
         self._out_of_time = False
-        self.sampler = Sampler(config, setup.build, setup.dataset, setup.devices)
+        self.sampler = Sampler(setup.build, setup.dataset, setup.devices, seed=config.seed)
         self.monitor = Monitor(config, setup, read_rows(folder / "metrics.jsonl", self.step))
         log, every = config.log, config.checkpoint.every_steps
         self.page = Page(folder, log.sample_every_steps, enabled=log.report and processes.is_main())

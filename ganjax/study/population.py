@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -164,8 +165,8 @@ class Population:
 
     def _state(self, member: Member, step: int, host: GanState) -> GanState:
         """Returns the member's state on its device."""
-        own: GanState = self._own(member, dataclasses.replace(host, step=None))
-        own = dataclasses.replace(own, step=np.asarray(step, np.int32))
+        own: GanState = self._own(member, dataclasses.replace(host, step=None))  # type: ignore[arg-type]
+        own = dataclasses.replace(own, step=jnp.asarray(step, jnp.int32))
         return parallel.replicate(own, member.session.setup.devices)
 
     def _leave(self, member: Member, error: DivergedError) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Build:
       images_per_step: the number of real images that D gets in a step.
       classes: the number of classes of the networks' labels; 0 for none.
       truncates: True if G itself truncates (its styles); else the latent vectors are truncated.
+      latent: size and distribution of the latent vectors, as `make_latents` takes them.
       programs: compiled functions besides the step; runs of one program share them.
     """
 
@@ -65,6 +66,7 @@ class Build:
     images_per_step: int
     classes: int
     truncates: bool
+    latent: tuple[int, str]
     programs: Programs = field(default_factory=Programs)
 
     def for_config(self, config: ConfigDict) -> Build:
@@ -99,6 +101,7 @@ def build(config: ConfigDict, dataset: Dataset, *, axis_name: str | None = "devi
         images_per_step=config.train.batch_size * config.train.dis_steps,
         classes=count_classes(config, dataset),
         truncates=MODELS[config.model.name].truncates,
+        latent=(config.model.latent_dim, config.model.latent_distribution),
     )
 
 

@@ -15,7 +15,7 @@ from small import points_config, small_config
 from ganjax.config import to_json
 from ganjax.config.options import BEFORE, BY_KEY
 from ganjax.models import MODELS, revisions
-from ganjax.run.sample import open_run
+from ganjax.run.open import open_run
 from ganjax.run.setup import load_data
 from ganjax.run.train import train
 from ganjax.runtime.checkpoint import Checkpointer, CheckpointWarning

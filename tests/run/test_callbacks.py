@@ -17,7 +17,7 @@ from ganjax.run.callbacks import grid as grids
 from ganjax.run.callbacks.evaluation import Evaluation
 from ganjax.run.callbacks.grid import Grid
 from ganjax.run.clock import Clock
-from ganjax.run.sample import BEST, checkpoint_folder
+from ganjax.run.open import BEST, checkpoint_folder
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.programs import Programs

@@ -22,7 +22,8 @@ from ganjax.run import data_facts
 from ganjax.run.evaluate import evaluate_run
 from ganjax.run.export import export
 from ganjax.run.interpolate import interpolate
-from ganjax.run.sample import open_run, sample
+from ganjax.run.open import open_run
+from ganjax.run.sample import sample
 from ganjax.run.setup import load_data
 from ganjax.run.train import train
 from ganjax.runtime.errors import UserError

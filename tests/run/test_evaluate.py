@@ -22,9 +22,10 @@ from ganjax.evals.metrics import statistics
 from ganjax.evals.metrics.measures import MEASURES, Case, floor_case, measure
 from ganjax.evals.metrics.protocol import PROVENANCE, Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
+from ganjax.evals.sampler import Sampler
 from ganjax.run import data_facts
 from ganjax.run import evaluate as judging
-from ganjax.run.sample import Sampler, open_run
+from ganjax.run.open import open_run
 from ganjax.run.setup import load_data
 from ganjax.runtime.errors import UserError
 

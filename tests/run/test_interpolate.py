@@ -15,7 +15,7 @@ from runs import make_run
 from ganjax.data import Dataset
 from ganjax.run.interpolate import Painter, interpolate, mix, open_images, spherical, write_film
 from ganjax.run.nearest import write_nearest
-from ganjax.run.sample import open_run
+from ganjax.run.open import open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs.images import grid_picture
 

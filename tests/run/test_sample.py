@@ -15,9 +15,11 @@ from runs import make_run
 
 from ganjax.cli.common import class_list, seed_list
 from ganjax.data.dataset import find_classes
+from ganjax.evals.sampler import Sampler
 from ganjax.models.latents import make_latents
 from ganjax.run import sample_folder
-from ganjax.run.sample import Sampler, open_run, sample
+from ganjax.run.open import open_run
+from ganjax.run.sample import sample
 from ganjax.runtime import files
 from ganjax.runtime.errors import UserError
 

@@ -122,9 +122,9 @@ def trace(config: Any, folder: Path, **_: Any) -> None:
     """Everything that a run does before it compiles its step; stands for `ganjax.run.train.train`."""
     import jax
 
+    from ganjax.evals.sampler import Sampler
     from ganjax.run.callbacks.evaluation import Evaluation
     from ganjax.run.dry_run import step_alone
-    from ganjax.run.sample import Sampler
     from ganjax.run.setup import prepare
 
     setup = prepare(config)
@@ -132,7 +132,7 @@ def trace(config: Any, folder: Path, **_: Any) -> None:
     after, _ = jax.eval_shape(one, state, data)
     told = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert told(after) == told(state), "the step changes the shape of the state"
-    sampler = Sampler(config, setup.build, setup.dataset, setup.devices)
+    sampler = Sampler(setup.build, setup.dataset, setup.devices, seed=config.seed)
     Evaluation(config, folder, setup, sampler)
 
 

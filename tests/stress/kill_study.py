@@ -47,7 +47,7 @@ def command(study: Path, folder: Path, per_device: int) -> list[str]:
 def numbers(folder: Path) -> dict[str, object]:
     """Of every run: metrics, and G's parameters."""
     from ganjax.config.recipe import from_workdir
-    from ganjax.run.sample import checkpoint_folder
+    from ganjax.run.open import checkpoint_folder
     from ganjax.run.setup import prepare
     from ganjax.runtime.checkpoint import Checkpointer
 

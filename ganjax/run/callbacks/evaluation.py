@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from ganjax.config.names import HIGHER_IS_BETTER, MEASURE_OF
 from ganjax.evals.metrics.measures import check_names
+from ganjax.evals.sampler import Sampler
 from ganjax.models import revisions
 from ganjax.run.callbacks import Boundary
 from ganjax.run.evaluate import Judge, write_results
-from ganjax.run.sample import BEST, Sampler
+from ganjax.run.open import BEST
 from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ganjax.data import Dataset
+from ganjax.evals.sampler import Sampler
 from ganjax.run.callbacks import Boundary, Every
-from ganjax.run.sample import Sampler, write_samples
+from ganjax.run.sample import write_samples
 from ganjax.runtime.logs import write_grid
 from ganjax.training.divergence import check_faults
 

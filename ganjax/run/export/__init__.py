@@ -25,7 +25,7 @@ from jax import export as jax_export
 from ganjax.evals.features.weight_files import parse_weights
 from ganjax.models.latents import make_latents
 from ganjax.models.layers import native
-from ganjax.run.sample import Run, open_run
+from ganjax.run.open import OpenRun, open_run
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
 from ganjax.runtime.version import __version__
@@ -89,7 +89,7 @@ def export(
     )
 
 
-def describe(run: Run, weights: str, truncation: float) -> dict[str, Any]:
+def describe(run: OpenRun, weights: str, truncation: float) -> dict[str, Any]:
     """Returns the facts that a user of the file alone needs, as values that JSON has."""
     images = run.dataset.images
     points = images.ndim == 2
@@ -129,7 +129,7 @@ def make_generate(gen: nn.Module, scale: float, truncation: float = 1.0) -> Gene
     return generate
 
 
-def some_inputs(run: Run, n: int) -> tuple[jax.Array, ...]:
+def some_inputs(run: OpenRun, n: int) -> tuple[jax.Array, ...]:
     """Returns latents [n, Z] of the run's distribution, and labels [n] where it has classes."""
     model = run.config.model
     keys = jax.random.split(jax.random.key(0), n)
@@ -138,7 +138,7 @@ def some_inputs(run: Run, n: int) -> tuple[jax.Array, ...]:
     return (latents, jnp.arange(n, dtype=jnp.int32) % classes) if classes else (latents,)
 
 
-def check(original: Generate, arrays: Arrays, again: Callable[..., Any], run: Run) -> float:
+def check(original: Generate, arrays: Arrays, again: Callable[..., Any], run: OpenRun) -> float:
     """Returns the largest difference between images of the run and of the file read back.
 
     It tries batches of several sizes.
@@ -169,7 +169,7 @@ def lower(generate: Generate, weights: Mapping[str, Any], latent_dim: int, class
     return bytes(exported.serialize())
 
 
-def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
+def to_jaxexport(run: OpenRun, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """Returns the bytes of a `.jaxexport`, and the function (latents, labels) → images that is read back from them."""
     generate = make_generate(run.build.gan.gen.net, run.dataset.scale, facts["truncation"])
     program = lower(generate, arrays, facts["latent_dim"], facts["classes"])
@@ -185,7 +185,7 @@ def to_jaxexport(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes
     return content, lambda *inputs: call(read, *inputs)
 
 
-def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
+def to_safetensors(run: OpenRun, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """Returns the bytes of a `.safetensors`, and the run's generator with the weights read back from them."""
     from safetensors.numpy import save
 
@@ -198,7 +198,7 @@ def to_safetensors(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[byt
     return content, lambda *inputs: call(read, *inputs)
 
 
-def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
+def to_onnx(run: OpenRun, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Callable[..., Any]]:
     """Returns the bytes of an ONNX model, and the function (latents, labels) → images that onnxruntime makes of it."""
     from ganjax.run.export import onnx_graph
 
@@ -221,7 +221,7 @@ def to_onnx(run: Run, arrays: Arrays, facts: dict[str, Any]) -> tuple[bytes, Cal
     return content, again
 
 
-FORMATS: dict[str, Callable[[Run, Arrays, dict[str, Any]], tuple[bytes, Callable[..., Any]]]] = {
+FORMATS: dict[str, Callable[[OpenRun, Arrays, dict[str, Any]], tuple[bytes, Callable[..., Any]]]] = {
     ".jaxexport": to_jaxexport,
     ".safetensors": to_safetensors,
     ".onnx": to_onnx,

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import IO
 
 
 class Stages:
@@ -23,7 +23,7 @@ class Stages:
 
     def __init__(
         self,
-        stream: TextIO | None = None,
+        stream: IO[str] | None = None,
         *,
         live: bool | None = None,
         enabled: bool = True,

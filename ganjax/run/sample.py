@@ -76,7 +76,7 @@ def sample(
       workdir: folder of the run.
       out: a .png, for a grid; an .npz, with `samples` and where there are classes `labels`; or a folder, for a PNG of
         each sample (`write_folder`).
-      n: number of samples, of each of several seeds; by default 64, or of several seeds one in each of `classes`.
+      n: number of samples (of each of several seeds); by default 64, or of several seeds one in each of `classes`.
       seed: seed of the latents; the run's by default.
       seeds: several seeds, in place of one.
       weights: `ema` or `raw`.
@@ -90,7 +90,6 @@ def sample(
     Raises:
       UserError: the folder has no run or checkpoint, an argument is out of range, or `out` cannot be written.
     """
-    folder = out.is_dir() or not out.suffix
     each = (max(1, len(classes)) if seeds else 64) if n is None else n
     _check(out, each, devices, truncation, seeds, nearest=nearest)
     n = each * max(1, len(seeds))
@@ -111,11 +110,10 @@ def sample(
     if nearest:
         dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset
         return f"{told}, each beside the training image nearest to it: {write_nearest(out, run, n, dataset)}"
-    if folder:
+    if out.is_dir() or not out.suffix:
         before = write_folder(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
         return told + (f", {before} of them from before" if before else "")
-    write = _write_grid if out.suffix == ".png" else _write_npz
-    write(out, run, n)
+    (_write_grid if out.suffix == ".png" else _write_npz)(out, run, n)
     return told
 
 

@@ -240,11 +240,12 @@ class Painter:
 
         Each path has `steps` frames and leaves out its last.
         """
-        one_class = all(np.array_equal(frame.labels, keyframes[0].labels) for frame in keyframes)
+        given: list[Any] = [frame.labels for frame in keyframes]
+        mixed = not all(np.array_equal(labels, given[0]) for labels in given)
         frames = []
         for here, there in itertools.pairwise(keyframes):
             for t in np.arange(steps, dtype=np.float32) / steps:
-                frames.append(self._between(here, there, float(t), mixed=not one_class))
+                frames.append(self._between(here, there, float(t), mixed=mixed))
         latents, labels, offsets = (
             None if part[0] is None else np.concatenate(part) for part in zip(*frames, strict=True)
         )

@@ -23,7 +23,7 @@ from ganjax.models import revisions
 from ganjax.models.latents import make_latents
 from ganjax.run.data_facts import data_of, read_facts, stand_in
 from ganjax.run.nearest import write_nearest
-from ganjax.run.sample_folder import check_folder, write_folder
+from ganjax.run.sample_folder import check_arguments, is_folder, write_folder
 from ganjax.run.setup import prepare
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
@@ -338,22 +338,9 @@ def sample(
     Raises:
       UserError: the folder has no run or checkpoint, an argument is out of range, or `out` cannot be written.
     """
-    folder = out.is_dir() or not out.suffix
-    if not folder and out.suffix not in (".png", ".npz"):
-        raise UserError(
-            f"--out takes a file ending in .png or .npz, or a folder, without an ending, and got {out.name!r}."
-        )
-    if nearest and out.suffix != ".png":
-        raise UserError(f"--nearest makes a picture: --out takes a .png with it, and got {out.name!r}.")
     each = (max(1, len(classes)) if seeds else 64) if n is None else n
-    if each < 1:
-        raise UserError(f"--n takes an integer of at least 1, and got {n}.")
-    if devices < 0:
-        raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
-    check_truncation(truncation)
+    check_arguments(out, n=each, devices=devices, truncation=truncation, nearest=nearest)
     check_seeds(seeds)
-    if folder:
-        check_folder(out)
     n = each * max(1, len(seeds))
     run = open_run(
         workdir,
@@ -372,26 +359,20 @@ def sample(
     if nearest:
         dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset
         return f"{told}, each beside the training image nearest to it: {write_nearest(out, run, n, dataset)}"
-    if folder:
-        before = write_folder(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
-        return told + (f", {before} of them from before" if before else "")
+    return told + _write(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
+
+
+def _write(out: Path, run: Run, n: int, made_by: dict[str, Any]) -> str:
+    """Writes samples as `out` says, and returns what else is to be told of them."""
+    if is_folder(out):
+        before = write_folder(out, run, n, made_by)
+        return f", {before} of them from before" if before else ""
     if out.suffix == ".png":
         write_samples(out, run.sampler, run.variables, n, run.dataset)
-    else:
-        _write_npz(out, run, n)
-    return told
-
-
-def check_truncation(truncation: float) -> None:
-    """Raises a `UserError` for a truncation out of range."""
-    if not 0 <= truncation <= 1:
-        raise UserError(f"--truncation takes a number from 0 to 1, and got {truncation}.")
-
-
-def _write_npz(out: Path, run: Run, n: int) -> None:
-    file = io.BytesIO()
-    samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
-    if not processes.is_main():
-        return
-    np.savez_compressed(file, samples=samples, **({} if labels is None else {"labels": labels}))
-    write_atomically(out, file.getvalue(), "samples")
+        return ""
+    arrays: dict[str, Any] = {"samples": run.sampler(run.variables, n)[-1], "labels": run.sampler.labels(n)}
+    if processes.is_main():
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+        write_atomically(out, file.getvalue(), "samples")
+    return ""

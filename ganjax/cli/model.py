@@ -34,7 +34,11 @@ def add_sample(sample: argparse.ArgumentParser) -> None:
         required=True,
         help="a .png with a grid, an .npz with an array `samples`, or a folder for a PNG of each",
     )
-    sample.add_argument("--n", type=int, help="how many, of each of --seeds (default: 64, of --seeds 1)")
+    sample.add_argument(
+        "--n",
+        type=int,
+        help="how many, of each of --seeds (default: 64; of --seeds one, or one in each of --classes)",
+    )
     seeds = sample.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, help="of the latents (default: the run's)")
     seeds.add_argument("--seeds", type=seed_list, default=(), help="several: 0-63 or 0,7,9")

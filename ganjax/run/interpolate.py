@@ -240,12 +240,12 @@ class Painter:
 
         Each path has `steps` frames and leaves out its last.
         """
-        known = [frame.labels for frame in keyframes if frame.labels is not None]
-        one_class = all(np.array_equal(own, known[0]) for own in known)
+        given: list[Any] = [frame.labels for frame in keyframes]
+        mixed = not all(np.array_equal(labels, given[0]) for labels in given)
         frames = []
         for here, there in itertools.pairwise(keyframes):
             for t in np.arange(steps, dtype=np.float32) / steps:
-                frames.append(self._between(here, there, float(t), mixed=not one_class))
+                frames.append(self._between(here, there, float(t), mixed=mixed))
         latents, labels, offsets = (
             None if part[0] is None else np.concatenate(part) for part in zip(*frames, strict=True)
         )

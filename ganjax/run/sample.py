@@ -16,9 +16,8 @@ from ganjax.evals.sampler import Sampler
 from ganjax.run.data_facts import data_of
 from ganjax.run.nearest import write_nearest
 from ganjax.run.open import OpenRun, open_run
-from ganjax.run.sample_folder import check_folder, write_folder
+from ganjax.run.sample_folder import check_arguments, is_folder, write_folder
 from ganjax.runtime import processes
-from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
 from ganjax.runtime.keys import check_seeds
 from ganjax.runtime.logs import write_grid, write_pyramid_grid, write_scatter
@@ -91,7 +90,8 @@ def sample(
       UserError: the folder has no run or checkpoint, an argument is out of range, or `out` cannot be written.
     """
     each = (max(1, len(classes)) if seeds else 64) if n is None else n
-    _check(out, each, devices, truncation, seeds, nearest=nearest)
+    check_arguments(out, n=each, devices=devices, truncation=truncation, nearest=nearest)
+    check_seeds(seeds)
     n = each * max(1, len(seeds))
     run = open_run(
         workdir,
@@ -110,47 +110,20 @@ def sample(
     if nearest:
         dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset
         return f"{told}, each beside the training image nearest to it: {write_nearest(out, run, n, dataset)}"
-    if out.is_dir() or not out.suffix:
-        before = write_folder(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
-        return told + (f", {before} of them from before" if before else "")
-    (_write_grid if out.suffix == ".png" else _write_npz)(out, run, n)
-    return told
+    return told + _write(out, run, n, {"step": run.step, "weights": weights, "truncation": truncation})
 
 
-def _write_grid(out: Path, run: OpenRun, n: int) -> None:
-    write_samples(out, run.sampler, run.variables, n, run.dataset)
-
-
-def _check(
-    out: Path, each: int, devices: int, truncation: float, seeds: Sequence[int], *, nearest: bool
-) -> None:
-    """Raises a `UserError` for an argument of `sample` that is out of range."""
-    if out.suffix not in (".png", ".npz", "") and not out.is_dir():
-        raise UserError(
-            f"--out takes a file ending in .png or .npz, or a folder, without an ending, and got {out.name!r}."
-        )
-    if nearest and out.suffix != ".png":
-        raise UserError(f"--nearest makes a picture: --out takes a .png with it, and got {out.name!r}.")
-    for name, value, least in (("--n", each, 1), ("--devices", devices, 0)):
-        if value < least:
-            raise UserError(f"{name} takes an integer of at least {least}, and got {value}.")
-    check_truncation(truncation)
-    check_seeds(seeds)
-    if out.is_dir() or not out.suffix:
-        check_folder(out)
-
-
-def check_truncation(truncation: float) -> None:
-    """Raises a `UserError` for a truncation out of range."""
-    if not 0 <= truncation <= 1:
-        raise UserError(f"--truncation takes a number from 0 to 1, and got {truncation}.")
-
-
-def _write_npz(out: Path, run: OpenRun, n: int) -> None:
-    file = io.BytesIO()
-    samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
-    if not processes.is_main():
-        return
-    arrays = {"samples": samples} if labels is None else {"samples": samples, "labels": labels}
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    write_atomically(out, file.getvalue(), "samples")
+def _write(out: Path, run: OpenRun, n: int, made_by: dict[str, Any]) -> str:
+    """Writes samples as `out` says, and returns what else is to be told of them."""
+    if is_folder(out):
+        before = write_folder(out, run, n, made_by)
+        return f", {before} of them from before" if before else ""
+    if out.suffix == ".png":
+        write_samples(out, run.sampler, run.variables, n, run.dataset)
+        return ""
+    arrays: dict[str, Any] = {"samples": run.sampler(run.variables, n)[-1], "labels": run.sampler.labels(n)}
+    if processes.is_main():
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+        write_atomically(out, file.getvalue(), "samples")
+    return ""

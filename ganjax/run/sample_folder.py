@@ -26,6 +26,29 @@ FILE = "samples.json"  # what the pictures of a folder are made by
 BLOCK = 4096  # bytes of the disk that the smallest file takes
 
 
+def is_folder(out: Path) -> bool:
+    """Returns True if `out` is a folder, or would be: a name without an ending."""
+    return out.is_dir() or not out.suffix
+
+
+def check_arguments(out: Path, *, n: int, devices: int, truncation: float, nearest: bool) -> None:
+    """Raises a `UserError` for an argument of `sample` out of range, or an `out` that cannot take samples."""
+    if nearest and out.suffix != ".png":
+        raise UserError(f"--nearest makes a picture: --out takes a .png with it, and got {out.name!r}.")
+    if not is_folder(out) and out.suffix not in (".png", ".npz"):
+        raise UserError(
+            f"--out takes a file ending in .png or .npz, or a folder, without an ending, and got {out.name!r}."
+        )
+    if n < 1:
+        raise UserError(f"--n takes an integer of at least 1, and got {n}.")
+    if devices < 0:
+        raise UserError(f"--devices takes an integer of at least 0, and got {devices}.")
+    if not 0 <= truncation <= 1:
+        raise UserError(f"--truncation takes a number from 0 to 1, and got {truncation}.")
+    if is_folder(out):
+        check_folder(out)
+
+
 def write_folder(out: Path, run: OpenRun, n: int, made_by: dict[str, Any]) -> int:
     """Writes samples 0 … n - 1 of the run to the folder `out`: `seed0007_000012_cat.png`, the class where there is one.
 

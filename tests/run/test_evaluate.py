@@ -168,10 +168,10 @@ def test_runs_are_judged_at_the_shares_of_their_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], shares: str, counts: list[int]
 ) -> None:
     config = points_config(model__conditional=True, data__name="ring")
-    make_run(tmp_path, config)
+    make_run(tmp_path / "run", config)
     ring = load_data(config)
     kept = dataclasses.replace(ring, counts=(99_500, 500, *[0] * 6))
-    data_facts.settle(tmp_path, kept, config)
+    data_facts.settle(tmp_path / "run", kept, config)
     drawn: list[Any] = []
     real = Sampler.blocks
 
@@ -180,7 +180,7 @@ def test_runs_are_judged_at_the_shares_of_their_data(
         return real(self, variables, n)
 
     monkeypatch.setattr(Sampler, "blocks", blocks)
-    (result,) = judging.evaluate_run(tmp_path, ["modes"], n=402, devices=1, **options)[:1]
+    (result,) = judging.evaluate_run(tmp_path / "run", ["modes"], n=402, devices=1, **options)[:1]
     assert result.protocol.class_shares == shares
     assert np.bincount(drawn[0], minlength=8)[:3].tolist() == counts
 

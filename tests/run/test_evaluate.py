@@ -47,7 +47,7 @@ def number(value: float = 1.0, name: str = "fid", **changes: Any) -> Measurement
 
 
 def judge_points(points: np.ndarray, names: list[str], **options: Any) -> dict[str, Measurement]:
-    judge = judging.Judge(data.load("ring"), "train")
+    judge = judging.Evaluator(data.load("ring"), "train")
     found = judge([points], names, weights="ema", seed=0, step=1, origin="here", **options)
     return {result.name: result for result in found}
 
@@ -146,7 +146,7 @@ def test_perfect_samples_of_rare_classes_reach_the_floor(tmp_path: Path) -> None
     make_run(tmp_path / "run", "classes")
     sampler = open_run(tmp_path / "run", n=1, devices=1).sampler
     sampler.classes = np.arange(2)
-    judge, rng = judging.Judge(dataset, "train"), np.random.default_rng(0)
+    judge, rng = judging.Evaluator(dataset, "train"), np.random.default_rng(0)
     fid = {}
     for name, chooser in (("even", sampler), ("data", sampler.at_shares(dataset.class_counts))):
         labels = chooser.labels(400)

@@ -11,11 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ganjax.config.names import HIGHER_IS_BETTER, MEASURE_OF
+from ganjax.evals.evaluator import Evaluator
 from ganjax.evals.metrics.measures import check_names
 from ganjax.evals.sampler import Sampler
 from ganjax.models import revisions
 from ganjax.run.callbacks import Boundary
-from ganjax.run.evaluate import Judge, write_results
+from ganjax.run.evaluate import write_results
 from ganjax.run.open import BEST
 from ganjax.run.setup import Setup
 from ganjax.runtime import processes
@@ -55,11 +56,11 @@ class Evaluation:
                 )
 
     @property
-    def judge(self) -> Judge:
+    def judge(self) -> Evaluator:
         """The evaluator of samples, made at its first use; runs of one program and data set share it."""
         dataset, split = self._setup.dataset, self._split
         return self._setup.build.programs.get(
-            ("evaluation", id(dataset), split), lambda: Judge(dataset, split)
+            ("evaluation", id(dataset), split), lambda: Evaluator(dataset, split)
         )
 
     def due(self, step: int, *, last: bool) -> bool:

@@ -24,17 +24,18 @@ import numpy as np
 from ganjax.data.dataset import Dataset, Request, check_split, content_hash, fit_images
 from ganjax.data.lazy import LazyImages, LazyLabels, Reader
 from ganjax.runtime.errors import UserError, nearest
-from ganjax.runtime.files import read_npz, replace_file
+from ganjax.runtime.files import expand, open_regular, read_npz, read_regular, replace_file
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<name>\w+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 _CHUNK = 4096
+_NO_LABEL = -1  # what TFDS gives to the images of a test whose answers are kept secret
 
 
 def data_dir(path: str) -> Path:
     """Returns the TFDS folder: `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    chosen = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    chosen = expand(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     if chosen.exists() and not chosen.is_dir():
         raise UserError(f"data.path: {chosen} is a file; expected the folder that holds TFDS datasets.")
     return chosen
@@ -88,7 +89,7 @@ def read_prepared(folder: Path, request: Request) -> Dataset:
 def _read_prepared(folder: Path, request: Request) -> Dataset:
     import tensorflow_datasets as tfds
 
-    _check_classes(json.loads((folder / "features.json").read_text()), folder)
+    _check_classes(json.loads(read_regular(folder / "features.json")), folder)
     info = tfds.builder_from_directory(os.fspath(folder)).info
     base = request.split.partition("[")[0]
     if base not in info.splits:
@@ -108,16 +109,17 @@ def _read_prepared(folder: Path, request: Request) -> Dataset:
     labels: np.ndarray | LazyLabels | None
     if lazy is None:
         arrays, labels = _cached_arrays(folder, info, split, request)
+        labels = None if labels is not None and labels[0] == _NO_LABEL else labels
         images = fit_images(arrays, request.resolution)
     else:
-        images, labels = LazyImages(lazy), LazyLabels(lazy) if _labelled(info) else None
+        images, labels = LazyImages(lazy), LazyLabels(lazy) if lazy.classes else None
     classes = info.features["label"] if labels is not None else None
     return Dataset(
         name=request.name,
         images=images,
         labels=labels,
         content=_content(folder, request, lazy),
-        num_classes=classes.num_classes if classes else 0,
+        num_classes=classes.num_classes or 0 if classes else 0,
         label_names=tuple(classes.names) if classes else (),
     )
 
@@ -182,15 +184,17 @@ def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | 
         quiet_tfds(),
         contextlib.suppress(Exception),
     ):  # says once what it thinks of OpenCV; errors come again
-        _ = info.features.deserialize_example_np(source[0])
-    return Reader(read, size, str(folder), request.max_corrupt)
+        example = info.features.deserialize_example_np(source[0])
+        labelled = labelled and int(example["label"]) != _NO_LABEL
+    classes = info.features["label"].num_classes or 0 if labelled else 0
+    return Reader(read, size, str(folder), request.max_corrupt, classes)
 
 
 def _content(folder: Path, request: Request, lazy: Reader | None) -> str:
     """Returns what is known of the content without reading it: for data of `ganjax data prepare`, and for streams."""
     what = f"{request.split} {request.resolution} "
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((folder / "ganjax.json").read_text())["pixels_sha256"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = json.loads(read_regular(folder / "ganjax.json"))["pixels_sha256"]
         return hashlib.sha256(f"{what}{known}".encode()).hexdigest()
     if lazy is None:
         return ""
@@ -275,7 +279,7 @@ def _cached_arrays(
     resolution = request.resolution if None in info.features["image"].shape[:2] else 0
     key = hashlib.sha256(f"1 {request.split} {resolution}".encode())
     for instruction in split.file_instructions:
-        with open(instruction.filename, "rb") as file:
+        with open_regular(Path(instruction.filename)) as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     place = folder if (folder / "ganjax.json").is_file() else folder.parent
     cache = place / f"ganjax-{folder.name}-{request.split.partition('[')[0]}-{key.hexdigest()[:16]}.npz"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -31,3 +34,25 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the choice that looks most like `name`, or an empty string."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+@contextlib.contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Turns what JAX and the system refuse into a `UserError`: a platform that is not here, a name that is too long."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(" (you may need")[0]
+        if not reason.startswith("Unable to initialize backend"):
+            raise
+        raise UserError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}. Set it to a platform that this machine "
+            "has, such as cpu, or leave it out."
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = str(error.filename)
+        raise UserError(
+            f"The file name {name[:60]!r}… of {len(name):,} letters is too long for this system."
+        ) from error

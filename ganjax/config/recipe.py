@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 
 from ganjax.config.options import BEFORE, BY_KEY, OPTIONS, Option, Value
 from ganjax.runtime.errors import UserError, nearest
+
+SHOWN_LETTERS = 200  # of a name in a message
 
 
 def default_config() -> ConfigDict:
@@ -139,9 +142,11 @@ def load_file(spec: str, function: str, kind: type) -> Any:
     """
     text, _, arg = spec.partition(":")
     path = Path(text)
-    if not path.is_file():
-        known = [str(found) for found in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise UserError(f"There is no recipe {text!r} (looked from {Path.cwd()}).{nearest(text, known)}")
+    if not os.path.isfile(text):  # which says so, too, of a name that is too long, and pathlib fails
+        near = path.parent
+        known = [str(found) for found in sorted(near.glob("*.py"))] if os.path.isdir(near) else []
+        shown = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
+        raise UserError(f"There is no recipe {shown!r} (looked from {Path.cwd()}).{nearest(text, known)}")
     module_spec = importlib.util.spec_from_file_location(f"ganjax_recipe_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"The recipe {text!r} is not a Python file (expected a name ending in .py).")

@@ -127,7 +127,9 @@ class Run:
             raise UserError(f"truncation takes a number above 0 and at most 1, and got {truncation}.")
         if weights not in ("ema", "raw"):
             raise UserError(f"weights takes 'ema' or 'raw', and got {weights!r}.")
+        sampling.check_seed("key", key)
         run = self._open(weights, tuple(classes), truncation, step)
+        sampling.check_memory("n", run, n)
         return run.sampler.for_seed(key)(run.variables, n)[-1]
 
     def grid(self, n: int = 64, key: int = 0, **options: Any) -> Image:

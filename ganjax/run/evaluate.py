@@ -16,7 +16,7 @@ from ganjax.evals.features import FeatureNetwork, choose
 from ganjax.evals.metrics.measures import Case, check_names, measure
 from ganjax.evals.metrics.protocol import Measurement, Protocol, code_version
 from ganjax.evals.metrics.statistics import gather, in_blocks, of_reference
-from ganjax.run.sample import open_run
+from ganjax.run.sample import check_seed, open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, cache_dir
@@ -84,6 +84,7 @@ def evaluate_images(
     Raises:
       UserError: as for `evaluate_run`, or images that cannot be read.
     """
+    check_seed("--seed", seed)
     judged = image_folder(images)
     count = n or len(judged)
     _check(names, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ganjax.evals.metrics.neighbours import nearest_neighbours
 from ganjax.models import revisions
 from ganjax.models.latents import make_latents
 from ganjax.runtime import processes
+from ganjax.runtime.allocator import memory
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import write_atomically
@@ -180,6 +182,22 @@ class Run:
     build: Build
 
 
+def check_seed(name: str, seed: int | None) -> None:
+    """Raises a `UserError` for a seed of latents that is no uint32; `name` is the argument's."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UserError(f"{name} takes an integer from 0 to 2³² - 1, and got {seed}.")
+
+
+def check_memory(name: str, run: Run, n: int) -> None:
+    """Raises a `UserError` where `n` samples, which are held at once, would take more than a quarter of the memory."""
+    each, most = math.prod(run.dataset.images.shape[1:]) * run.dataset.images.dtype.itemsize, memory() // 4
+    if n * each > most:
+        raise UserError(
+            f"{name}={n} samples would take {n * each / 1e9:,.1f} GB, more than a quarter of this machine's memory. "
+            f"Ask for {most // each:,} at most, and for more with other seeds."
+        )
+
+
 def checkpoint_folder(workdir: Path, step: int | None) -> Path:
     """Returns the folder of this step's checkpoint.
 
@@ -209,6 +227,7 @@ def open_run(
     from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
     from ganjax.run.setup import prepare
 
+    check_seed("--seed", seed)
     # The main process reads the workdir: the others may not see it.
     stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
     config = unflatten(flatten(stored))
@@ -315,6 +334,7 @@ def sample(
         classes=classes,
         truncation=truncation,
     )
+    check_memory("--n", run, n)
     if nearest:
         apart = write_nearest(out, run, n)
         return (

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import os
+import traceback
 from collections.abc import Iterable, Iterator
 
 
@@ -41,10 +42,12 @@ def as_user_errors() -> Iterator[None]:
     """Turns what JAX and the system refuse into a `UserError`: a platform that is not here, a name that is too long."""
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0].partition(" (you may need")[0]
-        if not reason.startswith("Unable to initialize backend"):
+    except (RuntimeError, AssertionError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (last.name == "backends" and last.filename.endswith("xla_bridge.py")):
             raise
+        # Of a platform that it knows, but cannot use here, JAX says nothing.
+        reason = str(error).partition(" (")[0] or "JAX finds nothing of that name"
         raise UserError(
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}. Set it to a platform that this machine "
             "has, such as cpu, or leave it out."

@@ -453,6 +453,36 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_dataset(tmp_path: Path) -> 
     assert contents(out) == contents(other) and not partial.exists()
 
 
+def test_a_disk_that_fills_while_the_shards_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks are kept, and the same command goes on. `tests/stress/faults.py` fills a disk."""
+    from array_record.python import array_record_module
+
+    class Full:
+        def __init__(self, path: str, options: str) -> None:
+            Path(path).touch()
+
+        def write(self, record: bytes) -> None:
+            pass
+
+        def close(self) -> None:
+            raise RuntimeError(
+                "write() failed: No space left on device; writing x; Failed to close chunk_writer"
+            )
+
+    options = Options(tree(tmp_path / "p", 6), tmp_path / "set", 16, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(array_record_module, "ArrayRecordWriter", Full)
+        with pytest.raises(
+            UserError, match=r"Could not write the dataset .* No space left .* Free some space"
+        ):
+            prepare(options)
+    said: list[str] = []
+    assert prepare(options, say=said.append)["images"] == 6
+    assert said[0] == "Going on: 6 of 6 pictures are done."
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     pictures, out = tree(tmp_path / "p", 6), tmp_path / "set"
     said: list[str] = []

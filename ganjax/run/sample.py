@@ -348,9 +348,6 @@ def sample(
         samples, labels = run.sampler(run.variables, n)[-1], run.sampler.labels(n)
         if not processes.is_main():
             return ""
-        if labels is None:
-            np.savez_compressed(file, samples=samples)
-        else:
-            np.savez_compressed(file, samples=samples, labels=labels)
+        np.savez_compressed(file, samples=samples, **({} if labels is None else {"labels": labels}))  # type: ignore[arg-type]
         write_atomically(out, file.getvalue(), "samples")
     return f"{n} samples of step {run.step} ({weights} weights) are in {out}"

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ganjax.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import io
+
     import numpy as np
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -175,7 +177,7 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
         replace_file(path, data)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Opens a file for reading, unless it is a pipe, a device or the like, which might never end.
 
     Raises:

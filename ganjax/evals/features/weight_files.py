@@ -126,21 +126,21 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused("a storage where none may be")
         return self._storage(pid)
 
-    def _set_items(self) -> None:
+    def _set_items(self: Any) -> None:
         items: list[Any] = self.pop_mark()
         self.stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
 
-    def _set_item(self) -> None:
+    def _set_item(self: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self.stack[-1][_name(key)] = value
 
-    def _build(self) -> None:
+    def _build(self: Any) -> None:
         self.stack.pop()
 
-    def _refuse(self) -> None:
+    def _refuse(self: Any) -> None:
         raise _Refused("a set, or a dict of an old kind, which weights do not need")
 
-    dispatch: ClassVar = {
+    dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,

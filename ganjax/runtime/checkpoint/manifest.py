@@ -83,18 +83,18 @@ def read(folder: Path, step: int) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _is_whole(manifest: Mapping[str, Any]) -> bool:
+def _is_whole(manifest: dict[str, Any]) -> bool:
     """Returns True if all is there that readers take for granted. Who can make the checksum can leave out the rest."""
-    leaves, files, metadata = (manifest.get(name) for name in ("leaves", "files", "metadata"))
-    if not all(isinstance(part, dict) for part in (leaves, files, metadata)):
-        return False
-    of_leaf, of_file = {"shape": list, "dtype": str, "sha256": str}, {"bytes": int, "sha256": str}
-    for facts, kinds in [(leaf, of_leaf) for leaf in leaves.values()] + [
-        (file, of_file) for file in files.values()
-    ]:
-        if not isinstance(facts, dict) or any(not isinstance(facts.get(key), kinds[key]) for key in kinds):
+    of_leaf: dict[str, type] = {"shape": list, "dtype": str, "sha256": str}
+    of_file: dict[str, type] = {"bytes": int, "sha256": str}
+    for part, kinds in (("metadata", {}), ("leaves", of_leaf), ("files", of_file)):
+        facts: Any = manifest.get(part)
+        if not isinstance(facts, dict):
             return False
-    return all(_is_inside(name) for name in files)
+        for key, kind in kinds.items():
+            if not all(isinstance(one, dict) and isinstance(one.get(key), kind) for one in facts.values()):
+                return False
+    return all(_is_inside(name) for name in manifest["files"])
 
 
 def _is_inside(name: str) -> bool:

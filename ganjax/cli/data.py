@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import expand
 
 EXAMPLES = {
     "prepare": "ganjax data prepare PICTURES --out=data/mine --resolution=64",
@@ -58,8 +59,8 @@ def run_data(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) ->
 
         prepare(
             Options(
-                source=arguments.source.expanduser(),
-                out=arguments.out.expanduser(),
+                source=expand(arguments.source),
+                out=expand(arguments.out),
                 resolution=arguments.resolution,
                 fit=arguments.fit,
                 workers=arguments.workers,

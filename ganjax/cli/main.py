@@ -30,8 +30,8 @@ from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
 from ganjax.config import recipe as config
 from ganjax.config.names import MEASURES
-from ganjax.runtime import processes
-from ganjax.runtime.errors import DivergedError, PeerError, UserError
+from ganjax.runtime import meeting, processes
+from ganjax.runtime.errors import DivergedError, PeerError, UserError, as_user_errors
 from ganjax.runtime.version import __version__
 
 OK, INTERRUPTED = 0, 130
@@ -313,7 +313,7 @@ def forbid_network() -> None:
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event != "socket.connect" or not isinstance(arguments[1], tuple):
             return
-        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1"):
+        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1", *meeting.ADDRESSES):
             raise UserError(f"GANJAX_OFFLINE is set, and something tried to connect to {host}.")
 
     sys.addaudithook(refuse)
@@ -329,7 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(HELLO)
             return OK
         arguments = make_parser().parse_args(rest)
-        code = COMMANDS[arguments.command](arguments, overrides)
+        with as_user_errors():
+            code = COMMANDS[arguments.command](arguments, overrides)
         processes.leave()
         return code
     except (UserError, DivergedError, PeerError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ml_collections import ConfigDict
 from ganjax.config.options import BEFORE, BY_KEY, OPTIONS, Option, Value
 from ganjax.config.shipped import shipped
 from ganjax.runtime.errors import UserError, nearest
+
+SHOWN_LETTERS = 200  # of a name in a message
 
 
 def default_config() -> ConfigDict:
@@ -143,10 +146,12 @@ def load_file(spec: str, function: str, kind: type) -> Any:
     text, _, arg = spec.partition(":")
     of_package = shipped(function)
     path = of_package.get(text, Path(text))
-    if not path.is_file():
-        beside = [str(found) for found in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+    if not os.path.isfile(path):  # which says so, too, of a name that is too long, and pathlib fails
+        near = path.parent
+        beside = [str(found) for found in sorted(near.glob("*.py"))] if os.path.isdir(near) else []
+        shown = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
         raise UserError(
-            f"There is no recipe {text!r} (looked from {Path.cwd()}).{nearest(text, [*of_package, *beside])} "
+            f"There is no recipe {shown!r} (looked from {Path.cwd()}).{nearest(text, [*of_package, *beside])} "
             "Those that come with ganjax: ganjax recipes"
         )
     module_spec = importlib.util.spec_from_file_location(f"ganjax_recipe_{path.stem}", path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ganjax.data.lazy import MAX_CORRUPT, LazyImages, LazyLabels
+from ganjax.data.lazy import MAX_CORRUPT, LazyImages, LazyLabels, undeclared_label
 from ganjax.runtime.errors import UserError, nearest
 
 # A target at most this much larger than the image is reached by a black border, a larger one by resizing.
@@ -20,6 +20,8 @@ PAD_LIMIT = 1.25
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Whole dataset, in memory or, where it `streams`, on the disk.
+
+    A label in memory that is out of its range raises a `UserError`; one on the disk does so when it is read.
 
     Attributes:
         name: the `data.name` that it was loaded by.
@@ -46,6 +48,14 @@ class Dataset:
     content: str = ""
     files: str = ""
     counts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.num_classes and isinstance(self.labels, np.ndarray):
+            outside = np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))
+            if len(outside):
+                raise undeclared_label(
+                    self.name, int(outside[0]), int(self.labels[outside[0]]), self.num_classes
+                )
 
     def __len__(self) -> int:
         return len(self.images)

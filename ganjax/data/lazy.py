@@ -19,6 +19,14 @@ MAX_CORRUPT = 16
 Read = Callable[[int], tuple[np.ndarray, int]]
 
 
+def undeclared_label(what: str, place: int, label: int, classes: int) -> UserError:
+    """Returns the error about a label that is none of the declared classes."""
+    return UserError(
+        f"{what}: image {place} has the label {label}, and the data declare {classes} classes, 0 to {classes - 1}. "
+        "Mend the labels, or the number of classes."
+    )
+
+
 class Reader:
     """Reader of single images, `reader(index) -> (image [H, W, C] uint8, label)`, from any thread.
 
@@ -27,17 +35,23 @@ class Reader:
 
     Attributes:
         shape: (N, H, W, C).
+        classes: the number of classes, of which each label is one; 0 where labels do not count.
         corrupt: the indices that could not be decoded so far.
     """
 
     def __init__(
-        self, read: Read, shape: tuple[int, int, int, int], what: str, max_corrupt: int = MAX_CORRUPT
+        self,
+        read: Read,
+        shape: tuple[int, int, int, int],
+        what: str,
+        max_corrupt: int = MAX_CORRUPT,
+        classes: int = 0,
     ) -> None:
         """Takes `read`, which turns an index into image and label and may raise anything.
 
         `what` names the data in messages. More than `max_corrupt` corrupt images are an error.
         """
-        self.shape = shape
+        self.shape, self.classes = shape, classes
         self.corrupt: set[int] = set()
         self._read, self._what, self._max = read, what, max_corrupt
         self._lock = threading.Lock()
@@ -46,7 +60,11 @@ class Reader:
         return self.shape[0]
 
     def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns image and label. Raises a `UserError` when more than `max_corrupt` images were corrupt."""
+        """Returns image and label.
+
+        Raises:
+            UserError: more than `max_corrupt` images were corrupt, or the label is none of the classes.
+        """
         for offset in range(len(self)):
             place = (index + offset) % len(self)
             if place in self.corrupt:
@@ -55,9 +73,12 @@ class Reader:
                 image, label = self._read(place)
                 if image.shape != self.shape[1:] or image.dtype != np.uint8:
                     raise ValueError(f"{image.dtype} {image.shape} instead of uint8 {self.shape[1:]}")
-                return image, label
             except Exception as error:  # decoders raise all kinds of things
                 self._count(place, error)
+                continue
+            if self.classes and not 0 <= label < self.classes:
+                raise undeclared_label(self._what, place, label, self.classes)
+            return image, label
         raise UserError(f"{self._what}: not one of its {len(self)} images can be decoded.")
 
     def _count(self, place: int, error: Exception) -> None:

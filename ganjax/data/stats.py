@@ -17,6 +17,7 @@ from ganjax.data.pictures.decode import Refusal, decode, quiet_pillow, to_array
 from ganjax.data.pictures.listing import classes_of, list_files, reader
 from ganjax.data.sources.tfds import is_prepared
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import expand
 
 FEW_IMAGES = 2000  # below this D soon knows the pictures by heart, unless they are augmented
 RARE_CLASS = 0.2  # of an even share
@@ -76,7 +77,7 @@ def examine(data: str, *, split: str = "train") -> Stats:
     Raises:
         UserError: `data` is none of these, or holds nothing.
     """
-    path = Path(data).expanduser()
+    path = expand(data)
     stats = Stats(name=data)
     if data in DATASETS or not path.exists():
         if data == "folder":

@@ -16,9 +16,10 @@ from ganjax.config import recipe as configs
 from ganjax.evals.monitor import read_rows
 from ganjax.evals.monitor.verdicts import Row
 from ganjax.evals.sampler import CHUNK
-from ganjax.run.open import OpenRun, open_run
+from ganjax.run.open import OpenRun, check_memory, open_run
 from ganjax.run.train import train as train_run
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.keys import check_seeds
 from ganjax.runtime.logs.images import grid_picture
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class Run:
             raise UserError(f"truncation takes a number from 0 to 1, and got {truncation}.")
         if weights not in ("ema", "raw"):
             raise UserError(f"weights takes 'ema' or 'raw', and got {weights!r}.")
+        check_seeds([key])
         run = self._open(weights, tuple(classes), truncation, step)
+        check_memory("n", run, n)
         return run.sampler.for_seed(key)(run.variables, n)[-1]
 
     def grid(self, n: int = 64, key: int = 0, **options: Any) -> Image:

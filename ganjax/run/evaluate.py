@@ -22,6 +22,7 @@ from ganjax.run.open import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.keys import check_seeds
 from ganjax.runtime.logs import Stages
 from ganjax.training import parallel
 
@@ -100,6 +101,7 @@ def evaluate_images(
     Raises:
       UserError: as for `evaluate_run`, or images that cannot be read.
     """
+    check_seeds([seed])
     with Stages(sys.stderr)(f"Reading {images}"):
         judged = image_folder(images)
     count = n or len(judged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ganjax.models import revisions
 from ganjax.run.data_facts import read_facts, stand_in
 from ganjax.run.setup import prepare
 from ganjax.runtime import processes
+from ganjax.runtime.allocator import memory
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
 from ganjax.training import parallel
@@ -126,3 +128,13 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
             f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
         )
     return processes.from_main(found[0]), processes.state_from_main(found[1])
+
+
+def check_memory(name: str, run: OpenRun, n: int) -> None:
+    """Raises a `UserError` where `n` samples, which are held at once, would take more than a quarter of the memory."""
+    each, most = math.prod(run.dataset.images.shape[1:]) * run.dataset.images.dtype.itemsize, memory() // 4
+    if n * each > most:
+        raise UserError(
+            f"{name}={n} samples would take {n * each / 1e9:,.1f} GB, more than a quarter of this machine's memory. "
+            f"Ask for {most // each:,} at most, and for more with other seeds, or write them to a folder."
+        )

@@ -15,7 +15,7 @@ from ganjax.evals.metrics.modes import count_modes
 from ganjax.evals.sampler import Sampler
 from ganjax.run.data_facts import data_of
 from ganjax.run.nearest import write_nearest
-from ganjax.run.open import OpenRun, open_run
+from ganjax.run.open import OpenRun, check_memory, open_run
 from ganjax.run.sample_folder import check_arguments, is_folder, write_folder
 from ganjax.runtime import processes
 from ganjax.runtime.files import write_atomically
@@ -106,6 +106,8 @@ def sample(
     )
     if seeds:
         run = replace(run, sampler=run.sampler.for_seeds(seeds, each))
+    if not is_folder(out):
+        check_memory("--n", run, n)
     told = f"{n} samples of step {run.step} ({weights} weights) are in {out}"
     if nearest:
         dataset = data_of(workdir, run.config, "--nearest", data) if processes.is_main() else run.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,22 @@ from ganjax.data.feed import Feed, Resident, Share, Stream
 from ganjax.data.lazy import LazyImages
 from ganjax.models.layers import native
 from ganjax.runtime import processes
+from ganjax.runtime.version import __version__
 from ganjax.training import parallel
 from ganjax.training.build import Build, batches_per_step, build
 
 PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
+COMPUTING = ("jax", "jaxlib", "flax", "optax")
+SETTINGS = (  # of JAX, that change numbers
+    "jax_default_dtype_bits",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_random_seed_offset",
+    "jax_softmax_custom_jvp",
+    "jax_threefry_partitionable",
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ def prepare(
       UserError: data, devices or sizes that do not fit, or differ from those of the main process.
     """
     devices = choose_devices(config) if devices is None else devices
-    same = {"jax": jax.__version__}
+    same: dict[str, str] = {}
     if dataset is None:
         dataset = load_data(config, devices)
         same["data"] = dataset.fingerprint if processes.count() > 1 else ""
@@ -103,13 +116,26 @@ def prepare(
         given = {
             f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
         }
-        processes.check_same({**given, **same})
+        processes.check_same({**given, **numerics(dataset), **same})
     return Setup(
         dataset=dataset,
         devices=devices,
         build=build(config, dataset),
         scan=scans(config, devices[0]),
     )
+
+
+def numerics(dataset: Dataset) -> dict[str, str]:
+    """Returns what changes a run's numbers besides its options and data: versions, and settings of JAX and XLA."""
+    flags = (flag for flag in os.environ.get("XLA_FLAGS", "").split() if "dump" not in flag)
+    return {
+        "ganjax": __version__,
+        **{name: importlib.metadata.version(name) for name in COMPUTING},
+        **{name: str(jax.config.values.get(name)) for name in SETTINGS},
+        "XLA_FLAGS": " ".join(sorted(flags)),
+        "platform": jax.default_backend(),
+        "convolutions": native.describe(dataset.images.ndim == 4).partition(",")[0],
+    }
 
 
 def load_data(

@@ -42,6 +42,11 @@ def only_cpu(platforms: str | None) -> bool:
     return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))
 
 
+def memory() -> int:
+    """Returns the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def start_with_allocator() -> None:
     """Starts this program anew, as the same process, with a faster allocator or faster settings, if there are any.
 

@@ -4,25 +4,84 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
 import json
 import os
+import re
+import stat
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ganjax.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import io
+
     import numpy as np
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
+UNPACKED_BYTES = 256 * 1024**2  # to which any .npz may unpack, and a large one to so many times its own size
+UNPACKED_TIMES = 16
+
+
+def expand(path: str | Path) -> Path:
+    """Returns the path with `~` replaced by the home folder.
+
+    Raises:
+      UserError: nobody knows which folder that is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: the home folder that ~ stands for is not known; HOME is not set, or there is no such user. "
+            "Give the whole path."
+        ) from None
+
+
+def only_mine(path: Path) -> bool:
+    """Returns True if `path` is there, is this user's, is no link, and nobody else may write it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def cache_dir(name: str) -> Path:
-    """Returns `$XDG_CACHE_HOME/ganjax/NAME`, else `~/.cache/ganjax/NAME`; it need not be there."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "ganjax" / name
+    """Returns `$XDG_CACHE_HOME/ganjax/NAME`, else `~/.cache/ganjax/NAME`; it need not be there.
+
+    A user who has no home folder, or can make nothing in it, as in containers that run with another user's number, has
+    `ganjax-USER/NAME` among the system's temporary files.
+
+    Raises:
+      UserError: others may write that temporary folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base, "ganjax", name)
+    there = next(part for part in (folder, *folder.absolute().parents) if os.path.exists(part))
+    if not base.startswith("~") and (there == folder or os.access(there, os.W_OK)):
+        return folder
+    return _temporary_cache() / name
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    folder = Path(tempfile.gettempdir(), f"ganjax-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700)
+    if not only_mine(folder):
+        raise UserError(
+            f"There is no folder for what ganjax keeps: no home folder to write in, and {folder} is not yours alone. "
+            "Set XDG_CACHE_HOME to a folder of your own."
+        )
+    return folder
 
 
 def fsync_folder(path: Path) -> None:
@@ -37,25 +96,50 @@ def fsync_folder(path: Path) -> None:
 def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Writes `data` beside `path` and renames it. A reader always finds the old file or the whole new one.
 
-    Without `sync`, which takes milliseconds, a power cut may leave an empty file of what was written last.
+    What killed writers left in that folder is removed first: a writer locks its file, and its end unlocks it. Without
+    `sync`, for thousands of files, a power cut may leave the last ones empty, and nothing is removed.
 
     Raises:
       OSError: the file cannot be written; `path` is as it was.
     """
+    if sync:
+        _sweep(path.parent)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with _locked(unfinished) as file:
             file.write(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        unfinished.replace(path)
+            unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
     if sync:
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Opens a new file and locks it, where the file system has locks."""
+    while True:
+        with open(path, "wb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Between opening and locking it may have been swept: then another try.
+            if os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the files that `replace_file` began in this folder and no process holds any more."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written
+        for path in [folder / name for name in os.listdir(folder) if _UNFINISHED.fullmatch(name)]:
+            with contextlib.suppress(OSError), open(path, "r+b") as left:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -97,21 +181,51 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
         replace_file(path, data)
 
 
-def read_npz(source: Path | IO[bytes]) -> dict[str, np.ndarray]:
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a file for reading, unless it is a pipe, a device or the like, which might never end.
+
+    Raises:
+      OSError: the file cannot be opened, or is no regular file.
+    """
+    # Without O_NONBLOCK the opening of a pipe waits for somebody who writes into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "No regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Returns the content of a file. Raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_npz(source: Path | BinaryIO, *, most: int = UNPACKED_BYTES) -> dict[str, np.ndarray]:
     """Returns all arrays of the file by name. Nothing in it is run: arrays of Python objects are refused.
+
+    Args:
+      source: the file.
+      most: the bytes that it may unpack to, whatever its own size.
 
     Raises:
       OSError: the file cannot be opened.
-      ValueError: it is no intact .npz. What NumPy, zipfile, zlib and the parser of an array's header raise for damaged
-        bytes is no closed list (BadZipFile, zlib.error, NotImplementedError, TokenError, MemoryError …), so all of it
-        counts.
+      ValueError: it is no intact .npz, or unpacks to more than `most` bytes and `UNPACKED_TIMES` its own size. What
+        NumPy, zipfile, zlib and the parser of an array's header raise for damaged bytes is no closed list (BadZipFile,
+        zlib.error, NotImplementedError, TokenError, MemoryError …), so all of it counts.
     """
     import numpy as np  # not at the top: a workdir is opened before anything heavy is imported
 
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in file.files}
-    except OSError:
-        raise
-    except Exception as error:
-        raise ValueError(f"no intact .npz: {type(error).__name__}: {error}") from error
+    with open_regular(source) if isinstance(source, Path) else contextlib.nullcontext(source) as opened:
+        try:
+            with zipfile.ZipFile(opened) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(most, UNPACKED_TIMES * opened.seek(0, os.SEEK_END)):
+                raise ValueError(f"it would unpack to {unpacked:,} bytes")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: np.asarray(file[name]) for name in file.files}
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"no intact .npz: {type(error).__name__}: {error}") from error

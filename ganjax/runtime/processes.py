@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ganjax.runtime.errors import PeerError, UserError
+from ganjax.runtime.meeting import introduce
 
 Tree = Any
 AUTO = "auto"
@@ -130,7 +131,7 @@ def join(cluster: Cluster | None, *, stops: bool = False) -> None:
         ends this process, as usual.
 
     Raises:
-      UserError: this environment is not one that JAX knows.
+      UserError: this environment is not one that JAX knows, or two processes have one index (`meeting.introduce`).
       PeerError: not all of them came, within three times `GANJAX_PEER_TIMEOUT`.
     """
     global _cluster
@@ -139,6 +140,8 @@ def join(cluster: Cluster | None, *, stops: bool = False) -> None:
     import jax
 
     seconds = _peer_timeout()
+    if cluster.coordinator and cluster.count and cluster.index is not None:
+        introduce(cluster.coordinator, cluster.count, cluster.index, 3 * seconds)
     jax.config.update("jax_enable_preemption_service", stops)
     # Passed on only where known: what is None, JAX looks for in the environment.
     try:

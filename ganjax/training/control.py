@@ -49,8 +49,7 @@ def make_transform(
     def noise_level(state: GanState) -> jax.Array:
         if noise == "ada":
             return jnp.minimum(state.control["ada/p"], 1.0)
-        done = jnp.minimum(state.step.astype(jnp.float32) / max(1.0, noise_steps), 1.0)
-        return NOISE_SCHEDULES[str(noise)](done)
+        return NOISE_SCHEDULES[str(noise)](state.step.astype(jnp.float32) / max(1.0, noise_steps))
 
     def of_state(keys: jax.Array, images: Images, state: GanState) -> Images:
         return transform(

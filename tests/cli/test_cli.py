@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -81,6 +82,8 @@ def assert_refused(code: int, stderr: str, *expected: str) -> None:
         (["recipes", "show", "rign"], ["'rign'", "Did you mean 'ring'?"]),
         (["new", "x.py", "--from=rign"], ["'rign'", "Did you mean 'ring'?"]),
         (["train", "--config=configs/quickstrat.py"], ["configs/quickstrat.py", "Did you mean"]),
+        (["train", f"--config={'x' * 5000}"], ["There is no recipe 'xxx", "x…'"]),
+        (["data", "stats", "x" * 5000], ["of 5,000 letters is too long"]),
         (["train", QUICKSTART, "--config.trian.steps=3"], ["'trian.steps'", "Did you mean 'train.steps'?"]),
         (["train", QUICKSTART, "--config.train.steps=x"], ["train.steps", "an integer", "'x'"]),
         (["train", QUICKSTART, "--config.train.steps"], ["--config.train.steps=VALUE"]),
@@ -363,6 +366,8 @@ def test_what_cannot_be_run(run_cli: RunCli, tmp_path: Path, options: list[str],
         (["--out=x.png", "--truncation=1.5"], ["--truncation takes a number from 0 to 1"]),
         (["--out=x.png", "--n=0"], ["--n takes", "at least 1"]),
         (["--out=x.png", "--devices=-1"], ["--devices takes"]),
+        (["--out=x.png", "--seed=-1"], ["--seed takes an integer from 0 to 2³² - 1, and got -1."]),
+        (["--out=x.png", "--seed=1000000000000"], ["--seed takes", "1000000000000"]),
     ],
 )
 def test_samples_refused(main: Main, tmp_path: Path, args: list[str], expected: list[str]) -> None:
@@ -382,6 +387,14 @@ def points(*options: str) -> list[str]:
     """The recipe for the grid, which compiles quickly, on two devices."""
     options = ("gen.depth=1", "dis.depth=1", "dis.width=8", "parallel.devices=2", *options)
     return [f"--config={ROOT / 'configs' / 'grid.py'}", *(f"--config.{option}" for option in options)]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "banana"])
+def test_a_platform_that_is_not_here(run_cli: RunCli, platform: str) -> None:
+    if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("it may be here")
+    result = run_cli("train", *points(), "--dry-run", env={"JAX_PLATFORMS": platform}, timeout=SECONDS)
+    assert_refused(result.returncode, result.stderr, f"JAX_PLATFORMS={platform}: ", "such as cpu")
 
 
 def test_dry_run_json(run_cli: RunCli) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import ganjax.data as data
 from ganjax.data.dataset import Request
+from ganjax.data.lazy import Reader
 from ganjax.data.sources import fashion_mnist
 from ganjax.data.sources import tfds as tfds_source
 from ganjax.runtime.errors import UserError
@@ -343,6 +344,26 @@ def test_images_of_many_sizes_need_a_resolution(tmp_path: Path) -> None:
     dataset = data.load("toy", path=str(tmp_path), resolution=8)
     assert dataset.images.shape == (2, 8, 8, 3)
     assert dataset.images[:, 0, 0, 0].tolist() == [8, 10]
+
+
+# Labels
+
+
+def test_labels_outside_of_the_declared_classes_are_refused() -> None:
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    data.Dataset("toy", images, np.array([0, 1, 2, 2], np.int32), 3)
+    for label in (3, -1):
+        with pytest.raises(UserError, match=f"toy: image 1 has the label {label}, and .* 3 classes, 0 to 2"):
+            data.Dataset("toy", images, np.array([0, label, 2, 2], np.int32), 3)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        return images[index], index
+
+    lazy = Reader(read, images.shape, "toy", classes=3)
+    assert lazy.many(np.arange(3))[1].tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="toy: image 3 has the label 3"):
+        lazy(3)
+    assert not lazy.corrupt
 
 
 # Images on the device

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -333,6 +334,36 @@ def test_classes_zip_and_any_number_of_workers_give_the_same(
     np.testing.assert_array_equal(raw.labels, dataset.labels)
 
 
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set of two classes; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("pets")
+    prepare(Options(tree(folder / "p", 6), folder / "pets", 16, workers=1), say=lambda text: None)
+    return folder / "pets"
+
+
+@pytest.mark.parametrize("most", [None, 0], ids=["resident", "streaming"])
+def test_labels_that_the_metadata_do_not_declare_are_refused(
+    pets: Path, tmp_path: Path, most: int | None
+) -> None:
+    folder = Path(shutil.copytree(pets, tmp_path / "pets"))
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "1"
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "label.labels.txt").write_text("cats\n")
+    with pytest.raises(UserError, match=r"has the label 1, and the data declare 1 classes, 0 to 0\."):
+        _ = data.load("folder", path=str(folder), max_bytes=most).images[:]
+
+
+@pytest.mark.parametrize("most", [None, 0], ids=["resident", "streaming"])
+def test_images_whose_labels_tfds_does_not_tell_have_none(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, most: int | None
+) -> None:
+    monkeypatch.setattr("ganjax.data.sources.tfds._NO_LABEL", 0)  # the label of its first image
+    dataset = data.load("folder", path=str(pets), max_bytes=most)
+    assert dataset.labels is None and dataset.num_classes == 0 and len(dataset.images[:]) == 6
+
+
 def test_tfds_reads_it_without_tensorflow(tmp_path: Path) -> None:
     out = tmp_path / "Pets 64!"
     prepare(Options(tree(tmp_path / "p", 6), out, 16), say=lambda text: None)
@@ -422,6 +453,36 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_dataset(tmp_path: Path) -> 
     assert contents(out) == contents(other) and not partial.exists()
 
 
+def test_a_disk_that_fills_while_the_shards_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks are kept, and the same command goes on. `tests/stress/faults.py` fills a disk."""
+    from array_record.python import array_record_module
+
+    class Full:
+        def __init__(self, path: str, options: str) -> None:
+            Path(path).touch()
+
+        def write(self, record: bytes) -> None:
+            pass
+
+        def close(self) -> None:
+            raise RuntimeError(
+                "write() failed: No space left on device; writing x; Failed to close chunk_writer"
+            )
+
+    options = Options(tree(tmp_path / "p", 6), tmp_path / "set", 16, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(array_record_module, "ArrayRecordWriter", Full)
+        with pytest.raises(
+            UserError, match=r"Could not write the dataset .* No space left .* Free some space"
+        ):
+            prepare(options)
+    said: list[str] = []
+    assert prepare(options, say=said.append)["images"] == 6
+    assert said[0] == "Going on: 6 of 6 pictures are done."
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     pictures, out = tree(tmp_path / "p", 6), tmp_path / "set"
     said: list[str] = []
@@ -434,6 +495,11 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert contents(out) == before
     with pytest.raises(UserError, match="no dataset of ganjax"):
         prepare(Options(pictures, pictures.parent, 8))
+    (tmp_path / "odd").mkdir()
+    for odd in ("{}", "[" * 100_000, '{"plan": 1, "images": "many"}'):
+        (tmp_path / "odd" / "ganjax.json").write_text(odd)
+        with pytest.raises(UserError, match="no dataset of ganjax"):
+            prepare(Options(pictures, tmp_path / "odd", 8))
     with pytest.raises(UserError, match="lies inside"):
         prepare(Options(pictures, pictures / "x", 8))
     other = Options(pictures, tmp_path / "y", 16)

@@ -18,6 +18,7 @@ from paths import ORACLE_FILES
 
 from ganjax.evals import features
 from ganjax.evals.features import inception
+from ganjax.evals.features.classifiers import load_classifier
 from ganjax.evals.features.weight_files import MAGIC, parse_weights, read_weights
 from ganjax.runtime.errors import UserError
 
@@ -132,6 +133,77 @@ def test_what_is_no_dict_of_tensors() -> None:
             parse_weights(as_zip(pickle.dumps(thing, 2)), "x.pth")
 
 
+def opcodes(value: Any) -> bytes:
+    """What a pickle says of a value, without its first and last word."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def weights_of(shape: tuple[int, ...], strides: tuple[int, ...], *, compressed: bool = False) -> bytes:
+    """A zip of PyTorch with a tensor `a` of this shape, whose storage has 100 zeros."""
+    storage = b"(" + opcodes("storage") + b"ctorch\nFloatStorage\n" + opcodes("0") + opcodes("cpu") + b"KdtQ"
+    tensor = b"(" + storage + b"K\0" + opcodes(shape) + opcodes(strides) + b"tR"
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        pickled = b"\x80\x02}" + opcodes("a") + b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"s."
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", bytes(400))
+    return file.getvalue()
+
+
+def test_a_tensor_is_no_larger_than_its_values() -> None:
+    assert parse_weights(weights_of((10, 10), (10, 1)), "x.pth")["a"].shape == (10, 10)
+    assert parse_weights(weights_of((0, 7), (7, 1)), "x.pth")["a"].shape == (0, 7)
+    for shape, strides in [((1000,), (0,)), ((101,), (1,)), ((2,) * 40, (0,) * 40), ((10, 10), (11, 1))]:
+        with pytest.raises(UserError, match="was not used"):
+            parse_weights(weights_of(shape, strides), "x.pth")
+
+
+def test_a_compressed_file_of_pytorch_is_refused_before_it_is_unpacked() -> None:
+    with pytest.raises(UserError, match="unpack to more than it holds"):
+        parse_weights(weights_of((10, 10), (10, 1), compressed=True), "x.pth")
+
+
+@pytest.mark.parametrize("wrap", [as_zip, as_old], ids=["zip", "old"])
+def test_a_key_whose_hash_never_ends(wrap: Any) -> None:
+    nested = b")" + b"2\x86" * 100  # an empty tuple; a hundred times a pair of the one before
+    ordered = b"ccollections\nOrderedDict\n]("
+    for pickled in (
+        b"}" + nested + b"K\1s",
+        b"}(" + nested + b"K\1u",
+        b"(" + nested + b"K\1d",
+        b"\x8f(" + nested + b"\x90",
+        b"(" + nested + b"\x91",
+        ordered + nested + b"K\1\x86e\x85R",
+        b"(" + opcodes("storage") + b"ctorch\nFloatStorage\n" + nested + opcodes("cpu") + b"KdtQ",
+    ):
+        with pytest.raises(UserError, match="was not used"):
+            parse_weights(wrap(b"\x80\x04" + pickled + b"."), "x.pth")
+
+
+def test_a_note_of_versions_is_passed_over() -> None:
+    """A state_dict of PyTorch carries `_metadata`, set with BUILD."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(weights_of((100,), (1,)))) as plain,
+        zipfile.ZipFile(content, "w") as noted,
+    ):
+        pickled = plain.read("archive/data.pkl")
+        noted.writestr("archive/data.pkl", pickled[:-1] + opcodes({"_metadata": {"version": 1}}) + b"b.")
+        noted.writestr("archive/data/0", plain.read("archive/data/0"))
+    assert list(parse_weights(content.getvalue(), "x.pth")) == ["a"]
+
+
+def test_weights_that_are_a_pipe_or_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", Path("/dev/zero")):
+        with pytest.raises(UserError, match="No regular file"):
+            read_weights(path)
+        with pytest.raises(UserError, match="No regular file"):
+            inception.load_inception(str(path))
+    with pytest.raises(UserError, match="No regular file"):
+        load_classifier(str(tmp_path / "pipe.npz"))
+
+
 def test_safetensors_and_npz(tmp_path: Path) -> None:
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     header = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"x": "y"}}
@@ -155,8 +227,13 @@ def test_safetensors_and_npz(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_and_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="not FID's Inception network: 'Conv2d_1a_3x3"):
+    with pytest.raises(UserError, match=r"not FID's Inception network: .* is missing"):
         inception.convert({}, "x")
+    zeros = {
+        f"Conv2d_1a_3x3.bn.{part}": np.zeros(32) for part in ("weight", "bias", "running_mean", "running_var")
+    }
+    with pytest.raises(UserError, match=r"has shape \(1, 1\), not \(32, 3, 3, 3\)"):
+        inception.convert({"Conv2d_1a_3x3.conv.weight": np.ones((1, 1)), **zeros}, "x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("GANJAX_OFFLINE", "1")
     with pytest.raises(UserError, match="GANJAX_OFFLINE is set"):

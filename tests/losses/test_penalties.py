@@ -12,11 +12,12 @@ from paths import ORACLE_FILES
 from small import run_steps, small_config
 from toy import Toy
 
-from ganjax.losses import penalties
+from ganjax.losses import penalties, terms
 from ganjax.losses.objective import Plain
 from ganjax.losses.penalties import PENALTIES
 from ganjax.models.dcgan import DCGANDiscriminator
 from ganjax.runtime.keys import Stream, image_keys, stream_keys, update_number
+from ganjax.training.optim import make_progress
 
 ORACLE = np.load(ORACLE_FILES / "penalties_torch.npz")
 
@@ -353,3 +354,9 @@ def test_lecam_anchors_each_side_at_the_others_average():
     for _ in range(3):
         emas = penalties.lecam_update(emas, jnp.float32(2), jnp.float32(-4))
     np.testing.assert_allclose(emas, [2 * (1 - 0.99**3), -4 * (1 - 0.99**3)], rtol=1e-4)
+
+
+def test_a_falling_penalty_goes_from_all_of_it_to_its_final_share_and_stays_there():
+    term = terms.falling(lambda r: jnp.full(3, 2.0), make_progress("linear", steps=8, end=0.5), 0.25)
+    for step, factor in ((0, 1.0), (1, 0.8125), (2, 0.625), (4, 0.25), (8, 0.25)):
+        np.testing.assert_allclose(term(SimpleNamespace(step=jnp.asarray(step))), np.full(3, 2 * factor))

@@ -1,9 +1,11 @@
 """The convolutions: the native kernels against XLA's, through every transformation, and doing without them."""
 
+import errno
 import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -341,6 +343,54 @@ print(float(convolution.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5)))
     assert finished.stdout.startswith("9680.0 "), finished.stderr
     assert reason in finished.stdout
     assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_native
+def test_only_a_whole_library_of_this_user_is_loaded_from_the_cache(tmp_path, monkeypatch):
+    """All else is made anew: a cut file would end the process, and another user's code is not ours to run."""
+    whole = Path(native._library()._name).read_bytes()
+    folder, made = tmp_path / "ganjax" / "native", []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_compile", lambda command, to: (made.append(to), to.write_bytes(whole)))
+
+    def kept():
+        """Loads the library; returns the file in the cache."""
+        native._loaded.__wrapped__()
+        [file] = folder.glob("*.so")
+        assert file.read_bytes() == whole and file.stat().st_mode & 0o777 == 0o600
+        assert folder.stat().st_mode & 0o777 == 0o700
+        return file
+
+    file = kept()
+    kept()
+    assert len(made) == 1
+    file.write_bytes(whole[:4096])
+    kept()
+    file.chmod(0o666)
+    folder.chmod(0o777)
+    kept()
+    assert len(made) == 3
+    if os.geteuid() == 0:
+        os.chown(file, 1234, -1)
+        kept()
+        assert len(made) == 4
+        os.chown(folder, 1234, -1)
+        file.unlink()
+        native._loaded.__wrapped__()
+        assert len(made) == 5 and not list(folder.iterdir())
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@needs_native
+def test_a_full_disk_costs_the_cache_and_not_the_kernels(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = Path(native._library()._name).read_bytes()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_compile", lambda command, to: to.write_bytes(whole))
+    monkeypatch.setattr(native, "replace_file", full)
+    assert hasattr(native._loaded.__wrapped__(), "GanjaxForward")
 
 
 @needs_native

@@ -67,6 +67,7 @@ def test_training_goes_on(run: ganjax.Run) -> None:
     ("options", "words"),
     [
         ({"n": 0}, "n takes"),
+        ({"key": -1}, "key takes an integer from 0 to"),
         ({"weights": "best"}, "'ema' or 'raw'"),
         ({"truncation": -0.1}, "truncation takes"),
         ({"classes": [1]}, "this run has no classes"),
@@ -76,6 +77,12 @@ def test_training_goes_on(run: ganjax.Run) -> None:
 def test_bad_arguments(run: ganjax.Run, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ganjax.UserError, match=words):
         run.sample(**options)
+
+
+def test_more_samples_than_memory_has_are_refused_with_their_size(run: ganjax.Run, tmp_path: Path) -> None:
+    with pytest.raises(ganjax.UserError, match=r"--n=10{12} samples would take 8,000\.0 GB"):
+        sample(run.workdir, n=10**12, out=tmp_path / "s.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import random
 import resource
 import shutil
@@ -510,3 +511,66 @@ def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     assert record["leaves"]["opt/0/mu/kernel"]["shape"] == [64, 32]
     assert record["leaves"]["params/Conv_0/bias"]["dtype"] == "bfloat16"
     assert all(len(file["sha256"]) == 64 and file["bytes"] >= 0 for file in record["files"].values())
+
+
+def forge(folder: Path, text: str | None = None, **changes: Any) -> None:
+    """Gives a step another manifest, with a valid checksum; a change to None leaves that part out."""
+    record = {**json.loads((folder / manifest.NAME).read_text()), **changes}
+    record = {name: value for name, value in record.items() if value is not None and name != "sha256"}
+    (folder / manifest.NAME).write_text(text or json.dumps(record | {"sha256": manifest._own_digest(record)}))
+
+
+FORGERIES: dict[str, dict[str, Any]] = {
+    "a device": {"files": {"/dev/zero": {"bytes": 0, "sha256": ""}}},
+    "a file outside": {"files": {"../1/ganjax_manifest.json": {"bytes": 0, "sha256": ""}}},
+    "a pipe": {"files": {"pipe": {"bytes": 0, "sha256": ""}}},
+    "no leaves": {"leaves": None},
+    "no files": {"files": None},
+    "no metadata": {"metadata": None},
+    "no step": {"step": None},
+    "a list": {"leaves": []},
+    "a leaf without a shape": {"leaves": {"step": {"dtype": "int32", "sha256": ""}}},
+    "a leaf of a number": {"leaves": {"step": 7}},
+    "a file without a size": {"files": {"a": {"sha256": ""}}},
+    "levels": {"text": '{"leaves":' + "[" * 200_000 + "]" * 200_000 + "}"},
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_manifest_is_damage(tmp_path: Path, name: str) -> None:
+    checkpoints = saved(tmp_path, 1, 2)
+    if name == "a pipe":
+        os.mkfifo(tmp_path / "2" / "pipe")
+    forge(tmp_path / "2", **FORGERIES[name])
+    with pytest.warns(CheckpointWarning, match="is passed over"):
+        found = checkpoints.restore(make_state(0))
+    assert found is not None and found[0] == 1
+    with pytest.raises(UserError, match="a damaged one"):
+        checkpoints.restore(make_state(0), 2)
+    checkpoints.save(2, make_state(2), block=True)
+    assert checkpoints.restore(make_state(0), 2) is not None
+
+
+@pytest.mark.parametrize("what", ["pipe", "manifest"])
+def test_pipes_in_a_checkpoint_are_damage(tmp_path: Path, what: str) -> None:
+    checkpoints = saved(tmp_path, 1)
+    path = tmp_path / "1" / (manifest.NAME if what == "manifest" else "pipe")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"No regular file|neither a file nor a folder"):
+        checkpoints.restore(make_state(0))
+
+
+@pytest.mark.parametrize("more", ["an array", "a shape"])
+def test_arrays_that_the_manifest_does_not_declare_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """Zeros take no room on the disk, whatever they would take in memory."""
+    arrays = storage.host_copy({"a": jnp.zeros(8, jnp.float32)})
+    bomb = {("bomb",) if more == "an array" else ("a",): np.zeros(10**6, np.float32)}
+    storage.write(tmp_path / "1", {**arrays, **bomb})
+    manifest.write(tmp_path / "1", 1, manifest.describe(arrays), {})
+    monkeypatch.setattr(storage.ocp, "load", None)
+    checkpoints = Checkpointer(tmp_path, keep=0)
+    with pytest.raises(UserError, match="other arrays than its manifest says"):
+        checkpoints.restore({"a": jnp.zeros(8, jnp.float32)}, 1)

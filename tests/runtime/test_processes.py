@@ -9,18 +9,22 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from paths import ROOT
 from PIL import Image
+from small import small_dataset
 from trainings import Runs, last_step, logged, read_state, summary
 
 from ganjax.data.prepare.plan import Options
 from ganjax.data.prepare.run import prepare
-from ganjax.runtime import processes
-from ganjax.runtime.errors import UserError
+from ganjax.run.setup import numerics
+from ganjax.runtime import meeting, processes
+from ganjax.runtime.errors import PeerError, UserError
 from ganjax.runtime.processes import Cluster
 
 # Gloo writes its lines piece by piece, and two of its threads through each other: lines of nothing but such pieces.
@@ -87,10 +91,93 @@ def test_alone_all_is_plain() -> None:
     processes.leave()
 
 
+def meet(*processes_: tuple[int, int], seconds: float = 20.0) -> list[str]:
+    """Lets processes of these (index, count) meet, each in a thread; returns what each is told, empty for well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def one(process: tuple[int, int]) -> str:
+        index, count = process
+        try:
+            meeting.introduce(coordinator, count, index, seconds)
+        except (UserError, PeerError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    with ThreadPoolExecutor(len(processes_)) as pool:
+        return list(pool.map(one, processes_))
+
+
+def test_processes_meet_and_two_with_one_index_are_refused() -> None:
+    assert meet((0, 3), (1, 3), (2, 3)) == ["", "", ""]
+    twice = "UserError: two processes have --process-id=1; each needs its own, from 0 to 2."
+    assert meet((0, 3), (1, 3), (1, 3)) == [twice] * 3
+    counts = "UserError: process 1 has --num-processes=3, and process 0 has 2."
+    assert meet((0, 2), (1, 3)) == [counts] * 2
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(UserError, match="another process has --process-id=0 too"),
+    ):
+        meeting.introduce(f"127.0.0.1:{other.getsockname()[1]}", 2, 0, 1.0)
+
+
+def test_who_does_not_come_is_named() -> None:
+    assert meet((0, 3), (2, 3), seconds=1.0)[0] == (
+        "PeerError: the processes of this run did not all meet: 1 did not come"
+    )
+    [alone] = meet((1, 2), seconds=0.5)
+    assert alone.startswith("PeerError: ") and "process 0 was not found" in alone
+
+
+def test_strangers_and_restarted_processes_do_not_disturb_a_meeting() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        zero = pool.submit(meeting.introduce, f"127.0.0.1:{port}", 2 + 1, 0, 20.0)
+        for said in (b"GET / HTTP/1.1\r\n", b"1 3"):  # a process 1 that is killed while it waits
+            while not zero.done():
+                try:
+                    with socket.create_connection(("127.0.0.1", port)) as peer:
+                        peer.sendall(said)
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.02)
+        with ThreadPoolExecutor(2) as others:
+            for index in (1, 2):
+                others.submit(meeting.introduce, f"127.0.0.1:{port}", 3, index, 20.0)
+        zero.result()
+
+
+def test_what_changes_numbers_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = small_dataset(points=True)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_b=1 --xla_a=2")
+    before = numerics(dataset)
+    assert {"ganjax", "jaxlib", "flax", "optax", "platform", "convolutions"} < before.keys()
+    others = {
+        "jax_default_prng_impl": "rbg",
+        "jax_enable_x64": True,
+        "jax_default_matmul_precision": "bfloat16",
+        "jax_threefry_partitionable": False,
+    }
+    for name, value in others.items():
+        usual = jax.config.values[name]
+        jax.config.update(name, value)
+        try:
+            changed = numerics(dataset)
+        finally:
+            jax.config.update(name, usual)
+        assert {key for key in before if changed[key] != before[key]} == {name}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=2 --xla_dump_to=elsewhere --xla_b=1")
+    assert numerics(dataset) == before
+
+
 class Pair:
     """Two processes of one command."""
 
-    def __init__(self, arguments: list[str], *, second: list[str] | None = None) -> None:
+    def __init__(self, arguments: list[str], *, second: list[str] | None = None, **of_second: str) -> None:
+        """Starts them; `of_second` is added to the environment of process 1."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -104,6 +191,7 @@ class Pair:
                     "GANJAX_NUM_PROCESSES": "2",
                     "GANJAX_PROCESS_ID": str(i),
                     "GANJAX_PEER_TIMEOUT": "60",  # a busy machine is slow to give a sign of life
+                    **(of_second if i else {}),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -224,3 +312,27 @@ def test_a_failing_or_killed_process_ends_the_other(tmp_path: Path) -> None:
     other = runs.arguments("other", *options, "seed=1")
     (first, _, said), (second, _, _) = Pair(runs.arguments("other", *options), second=other).ends(timeout=120)
     assert (first, second) == (2, 2) and "process 1" in said and "same command" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
+            "process 1 has jax_default_prng_impl rbg, and process 0 has threefry2x32",
+        ),
+        ({"JAX_ENABLE_X64": "1"}, "process 1 has jax_enable_x64 True"),
+        ({"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}, "process 1 has jax_default_matmul_precision bfloat16"),
+    ],
+    ids=["prng", "x64", "precision"],
+)
+def test_processes_that_compute_otherwise_are_refused(
+    tmp_path: Path, other: dict[str, str], said: str
+) -> None:
+    ends = Pair(Runs(tmp_path).arguments("two", "train.steps=20", "parallel.devices=2"), **other).ends(
+        timeout=120
+    )
+    assert any(said in err for _, _, err in ends), ends
+    assert all("Traceback" not in err for _, _, err in ends)
+    assert 2 in [code for code, _, _ in ends]

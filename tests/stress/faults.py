@@ -21,7 +21,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,9 +56,14 @@ class Bench:
         self.folder = folder
 
     def start(
-        self, workdir: Path, *options: str, processes: int = 1, **environment: str
+        self,
+        workdir: Path,
+        *options: str,
+        processes: int = 1,
+        indices: Sequence[int] = (),
+        **environment: str,
     ) -> list[subprocess.Popen[str]]:
-        """The processes of one run."""
+        """The processes of one run; `indices` in place of 0, 1, …"""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -79,7 +84,7 @@ class Bench:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for i in range(processes)
+            for i in indices or range(processes)
         ]
 
     def run(self, workdir: Path, *options: str, **environment: str) -> tuple[int, str]:
@@ -328,6 +333,112 @@ def clock_jumps(bench: Bench) -> str:
     return f"400 days back, 800 forward: completed, {seconds[-1]:.0f} s on its own clock, which only grew"
 
 
+def one_index_twice(bench: Bench) -> str:
+    run = bench.start(bench.folder / "twice", processes=3, indices=(0, 1, 1))
+    begun = time.monotonic()
+    endings = [end(child, timeout=3 * PEER_TIMEOUT) for child in run]
+    seconds = time.monotonic() - begun
+    expect(
+        all(code == 2 and "two processes have --process-id=1" in said for code, said in endings), f"{endings}"
+    )
+    return f"exit codes 2, 2 and 2 after {seconds:.1f} s: {endings[0][1]}"
+
+
+def library_cut(bench: Bench) -> str:
+    """Cuts the compiled convolutions in the cache at many lengths; each process makes them anew."""
+    cache = bench.folder / "native-cache"
+    code = "from ganjax.models.layers import native; print(native.why_not())"
+
+    def start() -> str:
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        expect(done.returncode == 0, f"exit code {done.returncode}: {done.stderr}")
+        return done.stdout.strip()
+
+    if (reason := start()) != "None":
+        raise Skip(reason)
+    [library] = cache.rglob("*.so")
+    whole = library.read_bytes()
+    lengths = (0, 4096, len(whole) // 2, len(whole) - 1)
+    for length in lengths:
+        library.write_bytes(whole[:length])
+        expect(
+            start() == "None" and library.read_bytes() == whole, f"cut at {length} bytes it was not mended"
+        )
+    return f"cut at {', '.join(map(str, lengths))} of {len(whole)} bytes: made anew each time"
+
+
+def run_as_nobody(bench: Bench) -> str:
+    """A user id that the system does not know, without HOME, as `docker run --user` makes it."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        raise Skip("setpriv needs root")
+    place = Path(tempfile.mkdtemp(prefix="ganjax-nobody-"))
+    place.chmod(0o777)
+    tiny = (
+        "data.resolution=8",
+        "gen.width=8",
+        "dis.width=8",
+        "train.steps=4",
+        "log.every_steps=2",
+        "monitor.samples=0",
+    )
+    command = [
+        "setpriv",
+        "--reuid=4321",
+        "--regid=4321",
+        "--clear-groups",
+        "env",
+        "-u",
+        "HOME",
+        "-u",
+        "XDG_CACHE_HOME",
+    ]
+    command += ["-u", "JAX_COMPILATION_CACHE_DIR", f"TMPDIR={place}", sys.executable, "-m", "ganjax", "train"]
+    command += [
+        "--config=configs/quickstart.py",
+        f"--workdir={place / 'run'}",
+        *(f"--config.{o}" for o in tiny),
+    ]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        if "Permission denied" in done.stderr and not (place / "run").exists():
+            raise Skip(f"that user may not read {ROOT} or Python")
+        expect(done.returncode == 0 and "Traceback" not in done.stderr, f"{done.returncode}: {done.stderr}")
+        caches = sorted(path.name for path in (place / "ganjax-4321").iterdir())
+        expect("programs" in caches and not (ROOT / "~").exists(), f"caches: {caches}")
+        return f"exit code 0; its caches, {' and '.join(caches)}, are in a temporary folder of its own"
+    finally:
+        shutil.rmtree(place)
+
+
+def prepare_on_a_full_disk(bench: Bench) -> str:
+    from PIL import Image
+
+    pictures = bench.folder / "pictures"
+    pictures.mkdir()
+    for i in range(200):
+        noise = random.Random(i).randbytes(64 * 64 * 3)
+        Image.frombytes("RGB", (64, 64), noise).save(pictures / f"{i}.png")
+
+    def prepare(disk: Path) -> tuple[int, str]:
+        command = [sys.executable, "-m", "ganjax", "data", "prepare", str(pictures), f"--out={disk / 'set'}"]
+        child = subprocess.Popen(
+            [*command, "--resolution=64"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        return end(child)
+
+    told = []
+    for megabytes in (1.5, 3.5, 5.0):  # full among the chunks, among the shards, and after them
+        with small_disk(bench, megabytes) as disk:
+            code, said = prepare(disk)
+            told.append(said)
+            expect(code == 2 and "Could not write" in said, f"{megabytes} MB: {code}: {said}")
+            subprocess.run(["mount", "-o", "remount,size=20M", str(disk)], check=True)
+            expect((ending := prepare(disk))[0] == 0, f"it did not go on: {ending}")
+    return f"exit code 2: {told[1]}"
+
+
 FAULTS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "disk full": ("exit 2, says so; goes on once there is room", disk_full),
     "disk turns read-only": ("exit 2, says so", disk_read_only),
@@ -347,6 +458,10 @@ FAULTS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "peer 1 gets SIGTERM": ("both: one checkpoint, exit 0", lambda b: stop_one(b, signal.SIGTERM)),
     "peer 1 gets Ctrl-C": ("both: one checkpoint, exit 0", lambda b: stop_one(b, signal.SIGINT)),
     "clock jumps": ("nothing happens", clock_jumps),
+    "one index given twice": ("all end with exit 2 and say so", one_index_twice),
+    "native library cut": ("made anew", library_cut),
+    "unknown user without HOME": ("trains", run_as_nobody),
+    "prepare on a full disk": ("exit 2, says so; goes on once there is room", prepare_on_a_full_disk),
 }
 
 

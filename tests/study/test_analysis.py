@@ -119,6 +119,7 @@ def test_p_values_are_scipys_and_corrected_by_holm():
         assert c.test == "t"
         assert c.p == pytest.approx(stats.ttest_rel(others[variant.name][:5], base[:5]).pvalue)
     assert inference.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert inference.holm([0.6, 0.9, 0.1]) == pytest.approx([1.0, 1.0, 0.3])  # no probability is above 1
 
 
 def test_one_lucky_seed_carries_no_verdict():

@@ -56,4 +56,4 @@ NOISE_SCHEDULES: dict[str, Callable[[Array], Array]] = {
     "linear": _linear,
     "cosine": _cosine,
 }
-"""Progress through the run (float scalar, 0 at the start, 1 at the end and after) → factor of std in [0, 1]."""
+"""Progress to the schedule's end (float scalar, 0 at the start, above 1 after it) → factor of std in [0, 1]."""

@@ -118,6 +118,6 @@ def read_chunk(file: Path) -> tuple[list[Outcome], list[bytes]] | None:
         stored = read_npz(file)
         outcomes = [Outcome(*values) for values in json.loads(stored["outcomes"].tobytes())]
         blob, ends = stored["pngs"].tobytes(), stored["ends"].tolist()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return outcomes, [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -152,7 +152,7 @@ class Plan:
         file = self.folder / "plan.json"
         try:
             same = json.loads(file.read_text())["digest"] == self.digest
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             same = False
         with user_error_if_unwritable("the dataset", self.folder):
             for path in self.folder.iterdir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -157,7 +158,7 @@ def write_dataset(folder: Path, plan: Plan, chunks: list[Chunk], result: Result)
     name = dataset_name(plan.options.out)
     files = [f"{name}-train.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
     stream, written, sheet = enumerate(records(chunks, result)), 0, Sheet(count)
-    with user_error_if_unwritable("the dataset", folder):
+    with user_error_if_unwritable("the dataset", folder), _os_errors():
         folder.mkdir()
         for i, file in enumerate(files):
             writer = ArrayRecordWriter(os.fspath(folder / file), "group_size:1")  # for access in any order
@@ -191,6 +192,17 @@ def write_dataset(folder: Path, plan: Plan, chunks: list[Chunk], result: Result)
     write_atomically(folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode(), "the dataset")
     write_atomically(folder / LEFT_OUT, _csv(result.left_out), "the dataset")
     return facts
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Gives errors of ArrayRecord's writer, which tell in words what the system said, the kind and number they had."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).partition(";")[0]
+        number = next((n for n in errno.errorcode if os.strerror(n) in text), errno.EIO)
+        raise OSError(number, text) from error
 
 
 def _stable(record: bytes) -> bytes:

@@ -18,7 +18,7 @@ from ganjax.data.prepare import records
 from ganjax.data.prepare.chunks import Outcome, read_chunk, start_worker, work
 from ganjax.data.prepare.plan import CHUNK, Chunk, Options, Plan
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import user_error_if_unwritable
+from ganjax.runtime.files import read_regular, user_error_if_unwritable
 
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 SHOWN_REASONS = 8
@@ -71,8 +71,8 @@ def _finished(plan: Plan) -> dict[str, Any] | None:
     out = plan.options.out
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        facts: Any = json.loads((out / records.FACTS).read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        facts: Any = json.loads(read_regular(out / records.FACTS))
         if facts["plan"] == plan.digest:
             return dict(facts)
         raise UserError(

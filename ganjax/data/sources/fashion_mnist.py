@@ -25,6 +25,7 @@ import numpy as np
 from ganjax.data.dataset import Dataset, Request, check_split
 from ganjax.data.sources.tfds import data_dir, is_prepared, offline, quiet_tfds, read_prepared
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import expand
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def fashion_mnist(request: Request) -> Dataset:
     root = data_dir(request.path)
     folder = root / "fashion_mnist" / VERSION
     # A folder that the user names is checked even when there is nothing left to prepare.
-    files = _read_folder(Path(request.manual_dir).expanduser()) if request.manual_dir else None
+    files = _read_folder(expand(request.manual_dir)) if request.manual_dir else None
     if not is_prepared(folder):
         if folder.exists():
             raise UserError(
@@ -142,7 +143,7 @@ def _prepare(root: Path, files: dict[str, bytes]) -> None:
         try:
             with quiet_tfds():
                 _builder(root).download_and_prepare(download_dir=originals, download_config=config)
-        except OSError as error:
+        except Exception as error:  # the writer of records raises errors of its own kind on a full disk
             # Another process may have put its own, identical, folder there in the meantime.
             if not is_prepared(root / "fashion_mnist" / VERSION):
                 raise UserError(f"data.path: fashion_mnist cannot be written to {root}: {error}") from error

@@ -13,8 +13,9 @@ from ganjax.data.lazy import LazyImages, Reader
 from ganjax.data.pictures.decode import SUFFIXES, Refusal, decode, quiet_pillow, to_array
 from ganjax.data.pictures.listing import classes_of, list_files, reader, shown
 from ganjax.data.sources.tfds import is_prepared, read_prepared
+from ganjax.runtime.allocator import memory
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import read_npz
+from ganjax.runtime.files import expand, read_npz
 
 
 def pictures(request: Request) -> Dataset:
@@ -28,7 +29,7 @@ def pictures(request: Request) -> Dataset:
     """
     if not request.path:
         raise UserError("data.name='folder' needs --config.data.path, a folder with pictures.")
-    path = Path(request.path).expanduser()
+    path = expand(request.path)
     if is_prepared(path):
         return read_prepared(path, request)
     check_split(request, ("train",))
@@ -144,7 +145,7 @@ def _in_memory(path: Path, names: list[str], resolution: int) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     try:
-        samples = read_npz(path)["samples"]
+        samples = read_npz(path, most=memory() // 4)["samples"]  # samples of a collapsed G pack very well
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected an .npz with an array `samples`, and got {error!r}.") from error
     if not (samples.dtype == np.uint8 and samples.ndim == 4) and not (

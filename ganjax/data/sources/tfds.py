@@ -24,18 +24,19 @@ import numpy as np
 from ganjax.data.dataset import Dataset, Request, check_split, content_hash, fit_images
 from ganjax.data.lazy import LazyImages, LazyLabels, Reader
 from ganjax.runtime.errors import UserError, nearest
-from ganjax.runtime.files import read_npz, replace_file
+from ganjax.runtime.files import expand, open_regular, read_npz, read_regular, replace_file
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<name>\w+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 _CHUNK = 4096
 PIXELS = "pixels_sha256"  # in `ganjax.json`
+_NO_LABEL = -1  # what TFDS gives to the images of a test whose answers are kept secret
 
 
 def data_dir(path: str) -> Path:
     """Returns the TFDS folder: `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    chosen = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    chosen = expand(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     if chosen.exists() and not chosen.is_dir():
         raise UserError(f"data.path: {chosen} is a file; expected the folder that holds TFDS datasets.")
     return chosen
@@ -89,7 +90,7 @@ def read_prepared(folder: Path, request: Request) -> Dataset:
 def _read_prepared(folder: Path, request: Request) -> Dataset:
     import tensorflow_datasets as tfds
 
-    _check_classes(json.loads((folder / "features.json").read_text()), folder)
+    _check_classes(json.loads(read_regular(folder / "features.json")), folder)
     info = tfds.builder_from_directory(os.fspath(folder)).info
     base = request.split.partition("[")[0]
     if base not in info.splits:
@@ -109,9 +110,10 @@ def _read_prepared(folder: Path, request: Request) -> Dataset:
     labels: np.ndarray | LazyLabels | None
     if lazy is None:
         arrays, labels = _cached_arrays(folder, info, split, request)
+        labels = None if labels is not None and labels[0] == _NO_LABEL else labels
         images = fit_images(arrays, request.resolution)
     else:
-        images, labels = LazyImages(lazy), LazyLabels(lazy) if _labelled(info) else None
+        images, labels = LazyImages(lazy), LazyLabels(lazy) if lazy.classes else None
     classes = info.features["label"] if labels is not None else None
     facts, size = _facts(folder), f"{split.num_examples} {int(split.num_bytes)}"
     return Dataset(
@@ -121,7 +123,7 @@ def _read_prepared(folder: Path, request: Request) -> Dataset:
         content=_content(folder, request, lazy, facts),
         files=hashlib.sha256(f"{request.split} {facts.get(PIXELS) or size}".encode()).hexdigest(),
         counts=tuple(facts.get("classes", {}).values()) if request.split == "train" else (),
-        num_classes=classes.num_classes if classes else 0,
+        num_classes=classes.num_classes or 0 if classes else 0,
         label_names=tuple(classes.names) if classes else (),
     )
 
@@ -186,16 +188,18 @@ def _on_disk(folder: Path, info: Any, split: Any, request: Request) -> Reader | 
         quiet_tfds(),
         contextlib.suppress(Exception),
     ):  # says once what it thinks of OpenCV; errors come again
-        _ = info.features.deserialize_example_np(source[0])
-    return Reader(read, size, str(folder), request.max_corrupt)
+        example = info.features.deserialize_example_np(source[0])
+        labelled = labelled and int(example["label"]) != _NO_LABEL
+    classes = info.features["label"].num_classes or 0 if labelled else 0
+    return Reader(read, size, str(folder), request.max_corrupt, classes)
 
 
 def _facts(folder: Path) -> dict[str, Any]:
     """Returns what `ganjax data prepare` wrote about the dataset in `folder`; empty where another program made it."""
     try:
-        facts = json.loads((folder / "ganjax.json").read_text())
+        facts = json.loads(read_regular(folder / "ganjax.json"))
         return facts if isinstance(facts[PIXELS], str) and isinstance(facts["classes"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -287,7 +291,7 @@ def _cached_arrays(
     resolution = request.resolution if None in info.features["image"].shape[:2] else 0
     key = hashlib.sha256(f"1 {request.split} {resolution}".encode())
     for instruction in split.file_instructions:
-        with open(instruction.filename, "rb") as file:
+        with open_regular(Path(instruction.filename)) as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     place = folder if (folder / "ganjax.json").is_file() else folder.parent
     cache = place / f"ganjax-{folder.name}-{request.split.partition('[')[0]}-{key.hexdigest()[:16]}.npz"

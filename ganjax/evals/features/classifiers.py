@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ganjax.models.layers.layers import Conv, Dense, Norm
 from ganjax.runtime.errors import UserError, nearest
-from ganjax.runtime.files import read_npz
+from ganjax.runtime.files import read_npz, read_regular
 
 Tree = Any
 BLOCK = 256  # images a call of the compiled network takes, whatever the size of the batch
@@ -173,7 +173,7 @@ def load_classifier(name: str) -> Classifier:
             f"  python -m ganjax.evals.features.train_classifier --data={name} --out=FILE.npz\nand give that file."
         )
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise UserError(f"The classifier {path} cannot be read: {error.strerror or error}.") from error
     found = hashlib.sha256(content).hexdigest()
@@ -212,7 +212,7 @@ def unpack(content: bytes, origin: str) -> Classifier:
         shapes = {key: value.shape for key, value in flatten_dict(expected, sep="/").items()}
         if shapes != {key: value.shape for key, value in arrays.items()}:
             raise ValueError("its weights are not those of the network that its metadata describes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{origin} is not a classifier of ganjax, or damaged ({type(error).__name__}: {error})."
         ) from error

@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ganjax.evals.features.weight_files import Arrays, parse_weights
 from ganjax.models.layers.convolution import conv_general_dilated
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import cache_dir, replace_file
+from ganjax.runtime.files import cache_dir, expand, read_regular, replace_file
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -198,26 +198,29 @@ def convert(arrays: Arrays, origin: str) -> dict[str, Any]:
       UserError: a layer is missing or of another shape.
     """
     params: dict[str, np.ndarray] = {}
-    try:
-        for name in shapes():
-            layer, part = name.rsplit("/", 1)
-            torch_name = layer.removesuffix("/conv").replace("/", ".")
-            if layer == "fc":
-                params[name] = arrays["fc.weight"].T
-            elif part == "kernel":
-                params[name] = arrays[f"{torch_name}.conv.weight"].transpose(2, 3, 1, 0)
-            else:
-                bn = f"{torch_name}.bn"
-                scale = arrays[f"{bn}.weight"] / np.sqrt(arrays[f"{bn}.running_var"].astype(np.float64) + EPS)
-                shift = arrays[f"{bn}.bias"] - arrays[f"{bn}.running_mean"] * scale
-                params[name] = scale if part == "scale" else shift
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{origin} is not FID's Inception network: {error} is missing or odd.") from None
+
+    def taken(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in arrays or arrays[name].shape != shape:
+            came = f"has shape {arrays[name].shape}, not {shape}" if name in arrays else "is missing"
+            raise UserError(f"{origin} is not FID's Inception network: {name} {came}.")
+        return arrays[name].astype(np.float32)
+
     for name, shape in shapes().items():
-        if params[name].shape != shape:
-            raise UserError(
-                f"{origin} is not FID's Inception network: {name} has shape {params[name].shape}, not {shape}."
+        layer, part = name.rsplit("/", 1)
+        torch_name = layer.removesuffix("/conv").replace("/", ".")
+        if layer == "fc":
+            params[name] = taken("fc.weight", shape[::-1]).T
+        elif part == "kernel":
+            height, width, inputs, outputs = shape
+            kernel = taken(f"{torch_name}.conv.weight", (outputs, inputs, height, width))
+            params[name] = kernel.transpose(2, 3, 1, 0)
+        else:
+            weight, bias, mean, variance = (
+                taken(f"{torch_name}.bn.{of}", shape)
+                for of in ("weight", "bias", "running_mean", "running_var")
             )
+            scale = weight / np.sqrt(variance.astype(np.float64) + EPS)
+            params[name] = scale if part == "scale" else bias - mean * scale
     return {"params": unflatten_dict({k: v.astype(np.float32) for k, v in params.items()}, sep="/")}
 
 
@@ -231,9 +234,9 @@ def load_inception(path: str = "") -> tuple[dict[str, Any], str]:
     Raises:
       UserError: the file cannot be had, is damaged, or is another file. Nothing in it is run.
     """
-    file = Path(path).expanduser() if path else _cached()
+    file = expand(path) if path else _cached()
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
         raise UserError(f"The Inception weights {file} cannot be read: {error.strerror or error}.") from error
     found = hashlib.sha256(content).hexdigest()

@@ -29,7 +29,7 @@ import jax
 from ganjax.runtime.checkpoint import manifest, storage
 from ganjax.runtime.checkpoint.manifest import Arrays, Damaged
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import fsync_folder
+from ganjax.runtime.files import fsync_folder, open_regular
 
 
 class CheckpointWarning(UserWarning):
@@ -291,7 +291,7 @@ def _locked(folder: Path, operation: int) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stack.enter_context(open(folder / manifest.NAME, "rb")), operation)
+            fcntl.flock(stack.enter_context(open_regular(folder / manifest.NAME)), operation)
         except BlockingIOError:
             yield False
             return

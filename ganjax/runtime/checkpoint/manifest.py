@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json, fsync_folder
+from ganjax.runtime.files import atomic_write_json, fsync_folder, open_regular, read_regular
 
 NAME = "ganjax_manifest.json"
 FORMAT = 1
@@ -66,19 +66,40 @@ def read(folder: Path, step: int) -> dict[str, Any]:
     Raises Damaged if it is missing, belongs to another step or is not what was written.
     """
     try:
-        manifest: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        manifest: Any = json.loads(read_regular(folder / NAME).decode("utf-8"))
     except FileNotFoundError:
         raise Damaged(f"it has no {NAME}, so it was not written by ganjax to its end") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"its {NAME} cannot be read ({error})") from error
     guard = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
     if guard != _own_digest(manifest):
         raise Damaged(f"its {NAME} contradicts its own checksum")
     if manifest.get("format") != FORMAT:
         raise Damaged(f"it has format {manifest.get('format')}, this ganjax reads format {FORMAT}")
-    if manifest["step"] != step:
-        raise Damaged(f"its {NAME} is of step {manifest['step']}")
+    if manifest.get("step") != step:
+        raise Damaged(f"its {NAME} is of step {manifest.get('step')}")
+    if not _is_whole(manifest):
+        raise Damaged(f"its {NAME} lacks what ganjax writes, or has it in another form")
     return dict(manifest)
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Returns True if all is there that readers take for granted. Who can make the checksum can leave out the rest."""
+    of_leaf: dict[str, type] = {"shape": list, "dtype": str, "sha256": str}
+    of_file: dict[str, type] = {"bytes": int, "sha256": str}
+    for part, kinds in (("metadata", {}), ("leaves", of_leaf), ("files", of_file)):
+        facts: Any = manifest.get(part)
+        if not isinstance(facts, dict):
+            return False
+        for key, kind in kinds.items():
+            if not all(isinstance(one, dict) and isinstance(one.get(key), kind) for one in facts.values()):
+                return False
+    return all(_is_inside(name) for name in manifest["files"])
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def signature(dtype: str, shape: Sequence[int]) -> str:
@@ -112,7 +133,13 @@ def check_architecture(
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises Damaged for the first file that is missing or holds other bytes than were written."""
+    """Raises Damaged for the first file that is missing or holds other bytes than were written, or is no file.
+
+    Files that were not written count only if they are pipes, devices or the like, at which a reader would hang.
+    """
+    for found in folder.rglob("*"):
+        if not (found.is_file() or found.is_dir()):
+            raise Damaged(f"{found.relative_to(folder)} is neither a file nor a folder")
     for name, expected in files.items():
         try:
             size = (folder / name).stat().st_size
@@ -143,7 +170,7 @@ def _own_digest(manifest: Any) -> str:
 
 
 def _file_digest(file: Path, *, flush: bool = False) -> str:
-    with open(file, "rb") as opened:
+    with open_regular(file) as opened:
         if flush:
             os.fsync(opened.fileno())
         return hashlib.file_digest(opened, "sha256").hexdigest()

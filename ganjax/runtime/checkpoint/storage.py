@@ -101,10 +101,24 @@ def _nest(arrays: Arrays) -> dict[str, Any]:
 
 
 def read(path: Path, leaves: Mapping[str, Mapping[str, Any]]) -> Arrays:
-    """Returns what orbax finds in the folder, with the empty arrays that it could not store."""
+    """Returns what orbax finds in the folder, with the empty arrays that it could not store.
+
+    Raises:
+      Damaged: orbax cannot read it, or holds other arrays than `leaves` says. Then none is read: zeros take no room
+        on the disk, however many they are.
+    """
+    declared = {
+        name: manifest.signature(leaf["dtype"], leaf["shape"])
+        for name, leaf in leaves.items()
+        if 0 not in leaf["shape"]
+    }
     try:
         with _orbax():
+            if signatures(ocp.metadata(path).metadata) != declared:
+                raise Damaged("it holds other arrays than its manifest says")
             tree = ocp.load(path)
+    except Damaged:
+        raise
     except Exception as error:  # orbax raises whatever its parts raise
         raise Damaged(f"orbax cannot read it ({error})") from error
     arrays = {_key_path(keys): np.asarray(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -3,8 +3,10 @@
 XLA's convolutions reach a part of what a CPU can do, their kernel gradients a quarter to a half (docs/performance.md).
 `convolution.cc` holds replacements, called through XLA's foreign function interface. They are compiled when they are
 first needed, with the machine's own C++ compiler and for its own instructions (some seconds), and kept in
-`~/.cache/ganjax/native`. Without a compiler, or with `GANJAX_NATIVE=off`, XLA's convolutions are used: the same results
-to rounding, slower. A run's `environment.json` and page say which it has.
+`~/.cache/ganjax/native`, a folder that only its user may write. A file that is not whole or not that user's is not
+loaded, but made anew; where the folder itself is another's, nothing is kept. Without a compiler, or with
+`GANJAX_NATIVE=off`, XLA's convolutions are used: the same results to rounding, slower. A run's `environment.json` and
+page say which it has.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from pathlib import Path
 import jax
 
 from ganjax.runtime import allocator as machine
-from ganjax.runtime.files import cache_dir
+from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import cache_dir, only_mine, replace_file
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 TARGETS = {
@@ -85,8 +88,8 @@ def begin() -> None:
         return
 
     def build() -> None:
-        with contextlib.suppress(_Missing, OSError, subprocess.SubprocessError):  # `why_not` tells
-            _built()
+        with contextlib.suppress(_Missing, UserError, OSError, subprocess.SubprocessError):  # `why_not` tells
+            _library()
 
     threading.Thread(target=build, name="native convolutions").start()
 
@@ -106,16 +109,22 @@ def why_not() -> str | None:
     if _off():
         return OFF
     try:
-        library = ctypes.CDLL(str(_built()))
+        library = _library()
         for target, symbol in TARGETS.items():
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-    except (_Missing, OSError, subprocess.SubprocessError) as error:
+    except (_Missing, UserError, OSError, subprocess.SubprocessError) as error:
         return str(error)
     return None
 
 
-def _built() -> Path:
-    """Returns the compiled library, from the cache where it is there."""
+def _library() -> ctypes.CDLL:
+    """Returns the compiled library, from the cache where it is there, whole, and this user's alone."""
+    with _building:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> ctypes.CDLL:
     compiler = next(
         (
             found
@@ -131,16 +140,26 @@ def _built() -> Path:
     parts = [SOURCE.read_text(), version.stdout, jax.__version__, native, *FLAGS, _processor()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
     cache = cache_dir("native")
-    library = cache / f"convolution-{key}.so"
-    with _building:
-        if not library.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            # Under a name of its own first: several processes may compile at once, and one may be killed.
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                made = Path(folder) / library.name
-                _compile([compiler, *FLAGS, native], made)
-                made.replace(library)
-    return library
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        if cache.lstat().st_uid == os.geteuid():
+            cache.chmod(0o700)
+    private = only_mine(cache)
+    # The name ends in the checksum of the content: one that was cut would end the process with SIGBUS.
+    for kept in cache.glob(f"convolution-{key}-*.so") if private else ():
+        if only_mine(kept) and kept.stem.endswith(hashlib.sha256(kept.read_bytes()).hexdigest()):
+            return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory(prefix="ganjax-") as folder:
+        made = Path(folder, "convolution.so")
+        _compile([compiler, *FLAGS, native], made)
+        content = made.read_bytes()
+        kept = cache / f"convolution-{key}-{hashlib.sha256(content).hexdigest()}.so"
+        if private:
+            with contextlib.suppress(OSError):  # a full disk: it is compiled again the next time
+                replace_file(kept, content)
+                kept.chmod(0o600)
+                return ctypes.CDLL(str(kept))
+        return ctypes.CDLL(str(made))
 
 
 def _compile(command: Sequence[str], to: Path) -> None:

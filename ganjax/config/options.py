@@ -7,17 +7,14 @@ type is the type of its default; ranges are inclusive.
 from __future__ import annotations
 
 from ganjax.config import names
+from ganjax.config.names import Names
 from ganjax.config.network_options import Option as Option
 from ganjax.config.network_options import Value as Value
 from ganjax.config.network_options import network_options
 
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
-    Option(
-        "data.name",
-        "digits",
-        "data set: " + ", ".join(names.DATASETS) + ", or TFDS's name",
-    ),
+    Option("data.name", "digits", "data set, or TFDS's name", parts=Names(lambda: names.DATASETS)),
     Option("data.path", "", "folder of pictures (folder), or of prepared TFDS data; empty is TFDS's default"),
     Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
     Option("data.split", "train", "split to train on"),
@@ -34,7 +31,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("data.threads", 0, "that decode a stream; 0 is one a core", low=0, high=256, runtime=True),
     Option("data.max_corrupt", 16, "images of a stream passed over as broken", low=0, runtime=True),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option("model.name", "dcgan", "network family", choices=tuple(names.FAMILIES)),
+    Option("model.name", "dcgan", "network family", choices=Names(lambda: names.FAMILIES)),
     Option("model.conditional", False, "G and D are told the class of each image: the labels of the data"),
     Option(
         "model.attention",
@@ -105,12 +102,7 @@ OPTIONS: tuple[Option, ...] = (
         "dis.minibatch_discrimination", 0, "kernels of minibatch discrimination; 0 is off", low=0, high=512
     ),
     Option("dis.packing", 1, "samples that D judges together (PacGAN's m)", low=1, high=16),
-    Option(
-        "loss.name",
-        "hinge",
-        "adversarial loss",
-        choices=tuple(names.LOSSES),
-    ),
+    Option("loss.name", "hinge", "adversarial loss", choices=Names(lambda: names.LOSSES)),
     Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
     Option("loss.label_smoothing", 0.0, "one-sided: the real target is 1 minus this", low=0, high=0.5),
     Option("loss.label_flip", 0.0, "share of pairs whose labels are swapped for D", low=0, high=0.5),
@@ -127,7 +119,7 @@ OPTIONS: tuple[Option, ...] = (
         "penalty.name",
         "none",
         "gradient penalty on D",
-        choices=("none", *names.PENALTIES),
+        choices=Names(lambda: ("none", *names.PENALTIES)),
     ),
     Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
     Option(
@@ -159,6 +151,7 @@ OPTIONS: tuple[Option, ...] = (
         "augment.policy",
         "",
         "DiffAugment: color, translation, cutout, joined by commas; ada, or ada,cutout, for ADA",
+        parts=Names(lambda: (*names.POLICIES, "ada")),
     ),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
     Option(
@@ -243,7 +236,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.metrics",
         "fid",
-        "measured then, joined by commas: " + ", ".join(names.MEASURES),
+        "measured then, joined by commas",
+        parts=Names(lambda: names.MEASURES),
         runtime=True,
     ),
     Option("eval.samples", 2000, "samples of the averaged weights to measure", low=20, runtime=True),
@@ -252,7 +246,7 @@ OPTIONS: tuple[Option, ...] = (
         "eval.best",
         "fid",
         "number that says which checkpoints are best",
-        choices=tuple(names.HIGHER_IS_BETTER),
+        choices=Names(lambda: names.HIGHER_IS_BETTER),
         runtime=True,
     ),
     Option(

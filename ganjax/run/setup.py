@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record
 from ganjax.config.recipe import flatten
 from ganjax.data import Dataset, load
 from ganjax.data.feed import Feed, Resident, Share, Stream
@@ -97,7 +98,9 @@ def prepare(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
         given = {
             f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
         }
-        processes.check_same({**given, "jax": jax.__version__, "data": dataset.fingerprint})
+        code = ", ".join(source.sha256 for source in plugin_record.used(flatten(config)))
+        same = {"jax": jax.__version__, "data": dataset.fingerprint, "plugins": code}
+        processes.check_same({**given, **same})
     return Setup(
         dataset=dataset,
         devices=devices,

@@ -8,8 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record
 from ganjax.config.options import BEFORE, RUNTIME
-from ganjax.config.recipe import to_json
+from ganjax.config.recipe import flatten, to_json
+from ganjax.run.dry_run import check_plugins
 from ganjax.run.loop import Loop
 from ganjax.run.setup import prepare
 from ganjax.runtime import processes
@@ -36,12 +38,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
         try:
+            if owned:
+                plugin_record.store(folder, flatten(config))
             setup = prepare(config)
+            check_plugins(config, setup)
             if owned:
                 owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
             loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
             if owned and new:  # nothing was run: the mended config may use this folder
                 (folder / "config.json").unlink()
+                plugin_record.forget(folder)
             raise
         return loop.run()

@@ -18,8 +18,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from ganjax.config import plugin_record
 from ganjax.config.options import BEFORE, RUNTIME
-from ganjax.config.recipe import to_json
+from ganjax.config.recipe import flatten, to_json
 from ganjax.config.rules import MIXTURES
 from ganjax.models.layers import native
 from ganjax.run.loop import IN_FLIGHT, Loop
@@ -95,6 +96,7 @@ class Population:
             opened = stack.enter_context(
                 Workdir.open(folder, config=to_json(config), allowed=RUNTIME, before=BEFORE)
             )
+            plugin_record.store(folder, flatten(config))
             convolutions = native.describe(config.model.name != "mlp")
             opened.write_environment(map(str, self._devices), convolutions=convolutions)
         checkpoints = [

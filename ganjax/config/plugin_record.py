@@ -15,6 +15,7 @@ from typing import Any
 
 from ganjax.config import plugins
 from ganjax.config.plugins import Source
+from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, replace_file
 
@@ -97,13 +98,25 @@ def read(folder: Path) -> list[dict[str, Any]]:
             texts = [source.text for source in found if source.sha256 == record["sha256"]]
             record |= {"text": texts[0] if texts else "", "folder": str(folder)}
             str(record["module"]), list(record["names"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / FILE}: expected the plugins of a run, came: {error!r}. Restore the file."
         ) from None
     return records
+
+
+def restore_run(folder: Path) -> None:
+    """Loads the plugins of a run in all processes; the main one reads the folder, which the others may not see.
+
+    Raises:
+      UserError: see `restore`.
+    """
+    records = read(folder) if processes.is_main() else []
+    restore(records)
+    if processes.count() > 1:
+        restore(processes.from_main(records), trusted=True)  # the main process has loaded them
 
 
 def restore(records: Sequence[Mapping[str, Any]], *, trusted: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ganjax.config import plugin_record
 from ganjax.data import DATASETS, Dataset, load
 from ganjax.data.sources.folder import image_folder
 from ganjax.evals.features import FeatureNetwork, choose
@@ -50,6 +51,7 @@ def evaluate_run(
     Raises:
       UserError: the folder has no run, names are unknown, or metrics do not fit the data.
     """
+    plugin_record.restore_run(workdir)
     _check(names, n)
     run = open_run(workdir, n=n, seed=seed, weights=weights, step=step, devices=devices)
     blocks = run.sampler.blocks(run.variables, n)

@@ -210,12 +210,10 @@ def open_run(
     from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
     from ganjax.run.setup import prepare
 
+    plugin_record.restore_run(workdir)
     # The main process reads the workdir: the others may not see it.
     stored = processes.from_main(to_json(from_workdir(workdir)) if processes.is_main() else None)
     config = unflatten(flatten(stored))
-    if processes.count() > 1:
-        read = plugin_record.read(workdir) if processes.is_main() else None
-        plugin_record.restore(processes.from_main(read), trusted=True)  # the main process has loaded them
     setup = prepare(config, choose_devices(n, devices))
     known = setup.build.classes
     if any(not 0 <= label < known for label in classes):

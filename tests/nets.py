@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ganjax.config import recipe as configs
-from ganjax.config.rules import OWN_NORM
+from ganjax.config.rules import own_norm
 from ganjax.data import Dataset
 from ganjax.data.images import at_sides
 from ganjax.models import MODELS
@@ -26,7 +26,7 @@ def config_of(name, msg="none", **options):
         "model.name": name,
         "model.msg": msg,
         "model.latent_dim": 16,
-        "gen.norm": OWN_NORM.get(name, "pixel" if name == "progan" else "batch"),
+        "gen.norm": own_norm(name) or ("pixel" if name == "progan" else "batch"),
         "gen.style_dim": 8,
         "gen.mapping_layers": 2,
         "dis.minibatch_stddev": True,

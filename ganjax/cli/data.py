@@ -15,6 +15,18 @@ EXAMPLES = {
 }
 
 
+def add_plugin(command: argparse.ArgumentParser) -> None:
+    """Adds the option of a command that takes losses, networks, data sets and metrics of one's own."""
+    command.add_argument(
+        "--plugin",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="registers losses, networks, data sets or metrics of your own; may be given again",
+    )
+
+
 def add_data(data: argparse.ArgumentParser) -> None:
     """Adds the two commands below `ganjax data`."""
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -48,6 +60,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
     stats.add_argument("data", metavar="PATH|NAME", help="prepared data, a folder, a zip, or a data.name")
     stats.add_argument("--split", default="train", help="of a data.name (default: train)")
     stats.add_argument("--json", action="store_true", help="one JSON object")
+    add_plugin(stats)
 
 
 def run_data(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

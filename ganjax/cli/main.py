@@ -14,7 +14,7 @@ from typing import Any
 from ganjax.cli.common import add_processes, join
 from ganjax.cli.completion import Parser, add_completion
 from ganjax.cli.data import EXAMPLES as DATA_EXAMPLES
-from ganjax.cli.data import add_data, run_data
+from ganjax.cli.data import add_data, add_plugin, run_data
 from ganjax.cli.model import EXAMPLES as MODEL_EXAMPLES
 from ganjax.cli.model import (
     add_export,
@@ -28,6 +28,7 @@ from ganjax.cli.recipes import EXAMPLES as RECIPE_EXAMPLES
 from ganjax.cli.recipes import add_new, add_recipes, run_new, run_recipes
 from ganjax.cli.study import EXAMPLES as STUDY_EXAMPLES
 from ganjax.cli.study import add_ablate, add_report, run_ablate, run_report
+from ganjax.config import plugins
 from ganjax.config import recipe as config
 from ganjax.config.names import MEASURES
 from ganjax.runtime import meeting, processes
@@ -65,13 +66,16 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
+        added = commands.add_parser(
             name,
             help=text,
             description=f"Example: {EXAMPLES[name]}\n\n{text}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if name not in ("report", "data", "recipes", "new"):
+            add_plugin(added)
+        return added
 
     train = command("train", "Train a recipe in a workdir, or go on with the run that is there.")
     add_train(train)
@@ -179,6 +183,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
 def run_train(arguments: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Runs `ganjax train`."""
     if arguments.help_config:
+        if arguments.config:
+            config.load_recipe(arguments.config)  # what it registers is among the choices
         print(config.help_page())
         return OK
     if not arguments.config and not arguments.workdir:
@@ -330,6 +336,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         arguments = make_parser().parse_args(rest)
         with as_user_errors():
+            if hasattr(arguments, "plugin"):
+                plugins.load_packages()
+                for path in arguments.plugin:
+                    plugins.run_file(path)
             code = COMMANDS[arguments.command](arguments, overrides)
         processes.leave()
         return code

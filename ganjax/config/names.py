@@ -3,17 +3,31 @@
 A registry is a dict in the file of what it lists, `"hinge": Loss(…, has_targets=True)`: its keys are the choices of an
 option, and the constant keywords of its calls are facts. They are read from the source, by its syntax tree, since a
 config must be checked within a second and importing these files starts JAX. So each name and each fact stands once.
+What a plugin registers is added to these dicts (`config/plugins.py`), so who lists their names lists them anew.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
 Facts = dict[str, Any]
+
+
+class Names(Sequence[str]):
+    """Names that are listed anew at each use: plugins add to the registries."""
+
+    def __init__(self, listed: Callable[[], Iterable[str]]) -> None:
+        self._listed = listed
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self._listed())[index]
+
+    def __len__(self) -> int:
+        return len(tuple(self._listed()))
 
 
 def read_registry(path: str, name: str) -> dict[str, Facts]:
@@ -59,9 +73,9 @@ def read_families() -> dict[str, Facts]:
     return families
 
 
-def having(registry: Mapping[str, Facts], fact: str) -> tuple[str, ...]:
+def having(registry: Mapping[str, Facts], fact: str) -> Names:
     """Returns the names whose fact called `fact` is true."""
-    return tuple(name for name, facts in registry.items() if facts.get(fact))
+    return Names(lambda: (name for name, facts in registry.items() if facts.get(fact)))
 
 
 FAMILIES = read_families()
@@ -74,7 +88,15 @@ NOISE_SCHEDULES = read_registry("data/augment/noise.py", "NOISE_SCHEDULES")
 MEASURES = read_registry("evals/metrics/measures.py", "MEASURES")
 
 # Numbers that the best checkpoints may be chosen by: whether more of it is better, and the measure that gives it.
-HIGHER_IS_BETTER = {
-    n: more for facts in MEASURES.values() for n, more in facts.get("higher_is_better", {}).items()
-}
-MEASURE_OF = {n: name for name, facts in MEASURES.items() for n in facts.get("higher_is_better", {})}
+HIGHER_IS_BETTER: dict[str, bool] = {}
+MEASURE_OF: dict[str, str] = {}
+
+
+def add_numbers(measure: str, higher_is_better: Mapping[str, bool]) -> None:
+    """Makes the numbers of a measure ones that the best checkpoints may be chosen by."""
+    HIGHER_IS_BETTER.update(higher_is_better)
+    MEASURE_OF.update(dict.fromkeys(higher_is_better, measure))
+
+
+for _name, _facts in MEASURES.items():
+    add_numbers(_name, _facts.get("higher_is_better", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ganjax.config import names
@@ -18,6 +19,7 @@ class Option:
       default: its value when no recipe says otherwise; its type is the option's type.
       help: a description in one line.
       choices: the allowed values, empty where a range or anything goes.
+      parts: the names that a text may be or is joined from, for the help page, where others are possible too.
       low, high: the inclusive bounds of a number, None where there is none.
       unit: the unit of a number, for the help page.
       runtime: True if it may change when a run goes on (it does not alter what is computed at a step).
@@ -27,7 +29,8 @@ class Option:
     key: str
     default: Value
     help: str
-    choices: tuple[Value, ...] = ()
+    choices: Sequence[Value] = ()
+    parts: Sequence[str] = ()
     low: float | None = None
     high: float | None = None
     unit: str = ""
@@ -41,6 +44,8 @@ class Option:
         kind = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}[
             type(self.default)
         ]
+        if self.parts:
+            kind += ": " + ", ".join(self.parts)
         if self.low is not None and self.high is not None:
             kind += f" from {self.low:g} to {self.high:g}"
         elif self.low is not None:

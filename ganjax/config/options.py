@@ -7,17 +7,14 @@ type is the type of its default; ranges are inclusive.
 from __future__ import annotations
 
 from ganjax.config import names
+from ganjax.config.names import Names
 from ganjax.config.network_options import Option as Option
 from ganjax.config.network_options import Value as Value
 from ganjax.config.network_options import network_options
 
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
-    Option(
-        "data.name",
-        "digits",
-        "data set: " + ", ".join(names.DATASETS) + ", or TFDS's name",
-    ),
+    Option("data.name", "digits", "data set, or TFDS's name", parts=Names(lambda: names.DATASETS)),
     Option("data.path", "", "folder of pictures (folder), or of prepared TFDS data; empty is TFDS's default"),
     Option("data.manual_dir", "", "folder that holds the original files of fashion_mnist"),
     Option("data.split", "train", "split to train on"),
@@ -47,7 +44,7 @@ OPTIONS: tuple[Option, ...] = (
         runtime=True,
     ),
     Option("data.flip", False, "mirror images horizontally at random"),
-    Option("model.name", "dcgan", "network family", choices=tuple(names.FAMILIES)),
+    Option("model.name", "dcgan", "network family", choices=Names(lambda: names.FAMILIES)),
     Option(
         "model.conditional", False, "train class-conditionally: G and D get the class label of each image"
     ),
@@ -132,12 +129,7 @@ OPTIONS: tuple[Option, ...] = (
         high=512,
     ),
     Option("dis.packing", 1, "images that D judges together (PacGAN's m)", low=1, high=16),
-    Option(
-        "loss.name",
-        "hinge",
-        "adversarial loss",
-        choices=tuple(names.LOSSES),
-    ),
+    Option("loss.name", "hinge", "adversarial loss", choices=Names(lambda: names.LOSSES)),
     Option("loss.scale", 1.0, "factor on the logits before the loss (Qin et al.)", low=1e-6),
     Option(
         "loss.label_smoothing",
@@ -166,7 +158,7 @@ OPTIONS: tuple[Option, ...] = (
         "penalty.name",
         "none",
         "gradient penalty on D",
-        choices=("none", *names.PENALTIES),
+        choices=Names(lambda: ("none", *names.PENALTIES)),
     ),
     Option("penalty.weight", 1.0, "factor of the penalty (γ of R1: the loss has γ/2·|∇D|²)", low=0),
     Option(
@@ -204,6 +196,7 @@ OPTIONS: tuple[Option, ...] = (
         "augment.policy",
         "",
         "augmentation of D's inputs: color, translation, cutout joined by commas (DiffAugment), or ada, or ada,cutout",
+        parts=Names(lambda: (*names.POLICIES, "ada")),
     ),
     Option("augment.target", 0.6, "ADA's target of E[sign D(real)]", low=0, high=1),
     Option(
@@ -312,7 +305,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "eval.metrics",
         "fid",
-        "metrics of an evaluation, joined by commas: " + ", ".join(names.MEASURES),
+        "metrics of an evaluation, joined by commas",
+        parts=Names(lambda: names.MEASURES),
         runtime=True,
     ),
     Option(
@@ -330,7 +324,7 @@ OPTIONS: tuple[Option, ...] = (
         "eval.best",
         "fid",
         "metric that decides which checkpoints are best",
-        choices=tuple(names.HIGHER_IS_BETTER),
+        choices=Names(lambda: names.HIGHER_IS_BETTER),
         runtime=True,
     ),
     Option(

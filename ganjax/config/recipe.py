@@ -6,7 +6,6 @@ plain Python: nothing imports JAX, so a mistake is reported within a second.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record, plugins
 from ganjax.config.options import BEFORE, BY_KEY, OPTIONS, Option, Value
 from ganjax.config.shipped import shipped
 from ganjax.runtime.errors import UserError, nearest
@@ -152,20 +152,17 @@ def load_file(spec: str, function: str, kind: type) -> Any:
         shown = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
         raise UserError(
             f"There is no recipe {shown!r} (looked from {Path.cwd()}).{nearest(text, [*of_package, *beside])} "
-            "Those that come with ganjax: ganjax recipes"
+            "`ganjax recipes` lists those of the package."
         )
-    module_spec = importlib.util.spec_from_file_location(f"ganjax_recipe_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"The recipe {text!r} is not a Python file (expected a name ending in .py).")
-    module = importlib.util.module_from_spec(module_spec)
+    plugins.load_packages()
+    module = plugins.run_file(path, "recipe")
     try:
-        module_spec.loader.exec_module(module)
         call = getattr(module, function)
         result = call(arg) if arg else call()
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"The recipe {text!r} failed: {type(error).__name__}: {error}") from error
+        raise plugins.failure(error, str(path), "recipe") from error
     if not isinstance(result, kind):
         raise UserError(
             f"{function} of {text!r} must return a {kind.__name__}, and returned {type(result).__name__}."
@@ -196,6 +193,7 @@ def check(config: ConfigDict) -> None:
     """
     from ganjax.config.rules import check_combinations
 
+    plugins.load_packages()
     flat = flatten(config)
     for key in flat:
         _option(key)
@@ -247,10 +245,10 @@ def help_page() -> str:
 
 
 def from_workdir(workdir: Path) -> ConfigDict:
-    """Reads the config of the run in `workdir`.
+    """Reads the config of the run in `workdir`, and loads the plugins that it names.
 
     Raises:
-      UserError: there is no run, or its config is one that this version does not know.
+      UserError: there is no run, its config is one that this version does not know, or a plugin is not there.
     """
     file = workdir / "config.json"
     try:
@@ -263,5 +261,6 @@ def from_workdir(workdir: Path) -> ConfigDict:
     # from it.
     younger = {option.key: option.default for option in OPTIONS if option.runtime}
     config = unflatten({**younger, **BEFORE, **flatten(stored)})
+    plugin_record.restore(plugin_record.read(workdir))
     check(config)
     return config

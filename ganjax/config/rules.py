@@ -3,16 +3,16 @@
 From this one table the checks, their messages and `docs/techniques.md` are made.
 
 A rule has a test on the flat config, true where the combination is refused, and the reason in one sentence; what no
-rule refuses combines.
+rule refuses combines. The names of the registries are looked up at each use, since plugins add to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ganjax.config.names import DATASETS, FAMILIES, LOSSES, POLICIES, having
+from ganjax.config.names import DATASETS, FAMILIES, LOSSES, POLICIES, Names, having
 from ganjax.runtime.errors import UserError
 
 Flat = Mapping[str, Any]
@@ -22,18 +22,38 @@ WHOLE_BATCH_LOSSES = having(LOSSES, "whole_batch")
 MIXTURES = having(DATASETS, "points")
 IN_MEMORY = having(DATASETS, "in_memory")
 ATTENTIVE = having(FAMILIES, "attention")
-# Families whose G is made for one normalisation, and its name among those of `gen.norm`.
-OWN_NORM = {name: facts["gen_norm"] for name, facts in FAMILIES.items() if "gen_norm" in facts}
-NO_DIS_NORM = tuple(name for name, facts in FAMILIES.items() if facts.get("dis_norm") is False)
+NO_DIS_NORM = Names(lambda: (name for name, facts in FAMILIES.items() if facts.get("dis_norm") is False))
+# Families that make points: those of plugins have no resolutions.
+OF_POINTS = Names(
+    lambda: ("mlp", *(name for name, facts in FAMILIES.items() if facts.get("resolutions") == ()))
+)
+
+
+def own_norm(family: str) -> str | None:
+    """Returns the normalisation, a value of `gen.norm`, that G of a family is made for; None for any."""
+    return FAMILIES[family].get("gen_norm")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Rule that refuses a combination: the keys it is about, when it holds, and why it is refused."""
+    """Rule that refuses a combination.
+
+    Attributes:
+      keys: the keys that it is about.
+      refused: flat config → True if it is refused.
+      why: the reason; `{}` stands for `names`.
+      names: names that the reason lists.
+    """
 
     keys: tuple[str, ...]
     refused: Callable[[Flat], bool]
-    reason: str
+    why: str
+    names: Sequence[str] = ()
+
+    @property
+    def reason(self) -> str:
+        """The reason, in one sentence."""
+        return self.why.format(", ".join(self.names))
 
 
 def _of_each(one: str, other: str, refused: Callable[[Any, Any], bool], reason: str) -> list[Rule]:
@@ -50,7 +70,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("loss.label_smoothing", "loss.name"),
         lambda c: c["loss.label_smoothing"] > 0 and c["loss.name"] not in TARGET_LOSSES,
-        "label smoothing moves the real target, which only " + ", ".join(TARGET_LOSSES) + " have",
+        "label smoothing moves the real target, which only {} have",
+        TARGET_LOSSES,
     ),
     Rule(
         ("dis.norm", "penalty.name"),
@@ -79,8 +100,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("model.name", "data.name"),
-        lambda c: (c["model.name"] == "mlp") != (c["data.name"] in MIXTURES),
-        "mlp makes 2-D points and is for ring and grid; images need another family",
+        lambda c: (c["model.name"] in OF_POINTS) != (c["data.name"] in MIXTURES),
+        "mlp makes 2-D points and is for {}; images need another family",
+        MIXTURES,
     ),
     Rule(
         ("data.delivery", "data.name"),
@@ -105,18 +127,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("model.name", "model.attention"),
         lambda c: c["model.attention"] > 0 and c["model.name"] not in ATTENTIVE,
-        "self-attention is for " + ", ".join(ATTENTIVE) + "; the other families have none",
+        "self-attention is for {}; the other families have none",
+        ATTENTIVE,
     ),
     Rule(
         ("gen.norm", "model.name"),
-        lambda c: c["gen.norm"] != OWN_NORM.get(c["model.name"], c["gen.norm"]),
-        "these networks are made for one normalisation: "
-        + ", ".join(f"{norm} for {name}" for name, norm in OWN_NORM.items()),
+        lambda c: own_norm(c["model.name"]) not in (None, c["gen.norm"]),
+        "these networks are made for one normalisation: {}",
+        Names(lambda: (f"{own_norm(name)} for {name}" for name in FAMILIES if own_norm(name))),
     ),
     Rule(
         ("model.name", "dis.norm"),
         lambda c: c["model.name"] in NO_DIS_NORM and c["dis.norm"] != "none",
-        "D of " + ", ".join(NO_DIS_NORM) + " has no normalisation layers",
+        "D of {} has no normalisation layers",
+        NO_DIS_NORM,
     ),
     Rule(
         ("model.name", "gen.spectral_norm"),
@@ -196,8 +220,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("augment.policy",),
         lambda c: not _known_policy(c["augment.policy"]),
-        "it takes ada, with cutout or alone, or parts of DiffAugment joined by commas: "
-        + ", ".join(POLICIES),
+        "it takes ada, with cutout or alone, or parts of DiffAugment joined by commas: {}",
+        Names(lambda: POLICIES),
     ),
     Rule(
         ("loss.name", "train.accumulate"),

@@ -28,7 +28,7 @@ def find(name: str) -> Path:
     known = {name: path for function in FOLDERS for name, path in shipped(function).items()}
     if name not in known:
         raise UserError(
-            f"ganjax has no recipe or study {name!r}.{nearest(name, known)} They are listed by: ganjax recipes"
+            f"ganjax has no recipe or study {name!r}.{nearest(name, known)} `ganjax recipes` lists them."
         )
     return known[name]
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ganjax.config import plugins
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.lazy import MAX_CORRUPT
 from ganjax.data.sources import digits, fashion_mnist, folder, mixtures
@@ -26,6 +29,7 @@ __all__ = [
     "load",
     "pyramid",
     "random_flip",
+    "register_dataset",
     "shuffled_indices",
     "to_float",
     "to_uint8",
@@ -62,6 +66,8 @@ class Source:
     heldout: Mapping[str, str] = field(default_factory=dict)
 
 
+Read = Callable[[Request], Dataset]
+
 DATASETS: dict[str, Source] = {
     "digits": Source(digits.digits, in_memory=True, heldout={"fit": "test"}),
     "fashion_mnist": Source(fashion_mnist.fashion_mnist, heldout={"train": "test"}),
@@ -72,6 +78,53 @@ DATASETS: dict[str, Source] = {
 }
 
 _MAX_RESOLUTION = 4096
+
+
+def register_dataset(
+    name: str, *, points: bool = False, in_memory: bool = False, heldout: Mapping[str, str] | None = None
+) -> Callable[[Read], Read]:
+    """Returns a decorator that adds a data set to the choices of `data.name`.
+
+    Args:
+      name: a name of its own. What is decorated is a function from a `Request` to a `Dataset`.
+      points, in_memory, heldout: what ganjax has to know of it, see `Source`.
+
+    Raises:
+      UserError: the name is none or taken.
+    """
+
+    def problem(found: Any, request: Request) -> str:
+        return _problem(found, request.resolution, points)
+
+    return plugins.decorator(
+        "dataset", name, DATASETS, problem, lambda read: Source(read, points, in_memory, heldout or {})
+    )
+
+
+def _problem(found: Any, side: int, points: bool) -> str:
+    """Returns what is wrong with the data of a plugin, the rest of a sentence; empty where nothing is."""
+    if not isinstance(found, Dataset):
+        return f"gives a ganjax.data.Dataset; it gave {plugins.shown(found)}"
+    images, labels = found.images, found.labels
+    dtype, rank, what = ("float32", 2, "points [N, 2]") if points else ("uint8", 4, "images [N, H, W, C]")
+    if (
+        str(images.dtype) != dtype
+        or images.ndim != rank
+        or not len(images)
+        or (points and images.shape[1] != 2)
+    ):
+        return f"has {what} of {dtype}, N at least 1, and not {plugins.shown(images)}"
+    if side and not points and images.shape[1:3] != (side, side):
+        return (
+            f"was asked for {side}×{side} pixels (`fit_images` makes them), and not {plugins.shown(images)}"
+        )
+    if labels is None:
+        return "has classes and no labels" if found.num_classes else ""
+    if str(labels.dtype) != "int32" or labels.shape != (len(images),):
+        return f"has labels int32 [{len(images)}] or None, and not {plugins.shown(labels)}"
+    if isinstance(labels, np.ndarray) and not 0 <= labels.min() <= labels.max() < found.num_classes:
+        return f"has labels from {labels.min()} to {labels.max()}, and num_classes={found.num_classes}"
+    return ""
 
 
 def load(

@@ -21,13 +21,17 @@ With sp = softplus, r = D(real), f = D(fake), a = 1 - smoothing:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from ganjax.config import plugins
+from ganjax.runtime.errors import UserError
 
 _Part = Callable[[Array], Array]
 
@@ -245,6 +249,84 @@ LOSSES: dict[str, Loss] = {
     ),
     "rp_non_saturating": Loss(*_relativistic_pairing(_log_real), needs_reals=True),
 }
+
+
+def register_loss(
+    name: str,
+    *,
+    dis: Callable[..., Array] | None = None,
+    gen: Callable[..., Array] | None = None,
+    needs_reals: bool = False,
+    has_targets: bool = False,
+    whole_batch: bool = False,
+) -> Any:
+    """Adds an adversarial loss of one's own to the choices of `loss.name`.
+
+    Without `dis` and `gen` it decorates a class that has both as functions.
+
+    Args:
+      name: a name of its own.
+      dis: D's loss: `(real_logits, fake_logits)`, float32 [N] each, to the values [N] that D minimises.
+      gen: G's loss, of the same two; `real_logits` is None unless `needs_reals`.
+      needs_reals: True if G's update must run D on reals as well.
+      has_targets: True if one-sided label smoothing is defined; `dis` then takes `smoothing=`, a number in [0, 1).
+      whole_batch: True if a value depends on the mean over the whole batch; both then take `axis_name=`, to take means
+        over the devices with.
+
+    Raises:
+      UserError: the name is none or taken, or a part is missing.
+    """
+
+    facts = {"needs_reals": needs_reals, "has_targets": has_targets, "whole_batch": whole_batch}
+
+    def add(parts: Any) -> Any:
+        place = plugins.place_of_caller()
+        found = [vars(parts).get(part) for part in ("dis", "gen")]
+        calls = [call.__func__ if isinstance(call, staticmethod) else call for call in found]
+        if not all(map(callable, calls)):
+            raise UserError(f"{place}: the loss {name!r} needs two functions, dis and gen.")
+        plugins.register("loss", name, LOSSES, _of_plugin(name, place, calls, **facts), place)
+        return parts
+
+    return add if dis is None and gen is None else add(types.SimpleNamespace(dis=dis, gen=gen))
+
+
+def _of_plugin(name: str, place: plugins.Place, calls: Sequence[Any], **facts: bool) -> Loss:
+    """Makes the loss of a plugin's two functions, which take the keywords that they need and no others."""
+
+    def problem(found: Any, _: Any, logits: Array, **__: Any) -> str:
+        array = hasattr(found, "shape") and hasattr(found, "dtype")
+        if array and found.shape == logits.shape and jnp.issubdtype(found.dtype, jnp.floating):
+            return ""
+        return (
+            f"takes logits {plugins.shown(logits)} and gives as many float values, whose mean ganjax takes; it gave "
+            f"{plugins.shown(found)}"
+        )
+
+    own_dis, own_gen = (plugins.checked("loss", name, place, call, problem) for call in calls)
+
+    def over(axis_name: str | None) -> dict[str, Any]:
+        return {"axis_name": axis_name} if facts["whole_batch"] else {}
+
+    def dis(
+        real_logits: Array,
+        fake_logits: Array,
+        *,
+        smoothing: float | Array = 0.0,
+        axis_name: str | None = None,
+    ) -> Array:
+        if not facts["has_targets"]:
+            _refuse_smoothing(smoothing)
+        real, fake = _pair(real_logits, fake_logits)
+        targets = {"smoothing": smoothing} if facts["has_targets"] else {}
+        return _at_least_float32(own_dis(real, fake, **targets, **over(axis_name)))
+
+    def gen(real_logits: Array | None, fake_logits: Array, *, axis_name: str | None = None) -> Array:
+        real = None if real_logits is None else _at_least_float32(real_logits)
+        fake = _at_least_float32(fake_logits)
+        return _at_least_float32(own_gen(real, fake, **over(axis_name)))
+
+    return Loss(dis, gen, **facts)
 
 
 def scaled(loss: Loss, logit_scale: float | Array) -> Loss:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ganjax.config import plugins
 from ganjax.data.augment.noise import normal_like
 from ganjax.data.images import Images
 from ganjax.losses.objective import Dis, LossInputs, Term
@@ -211,6 +212,26 @@ PENALTIES: dict[str, Term] = {
     "wgan_gp_one_sided": functools.partial(_wgan_gp, one_sided=True),  # Petzka et al. 2018 (WGAN-LP)
     "dragan": _dragan,  # Kodali et al. 2017
 }
+
+
+def register_penalty(name: str) -> Callable[[Term], Term]:
+    """Returns a decorator that adds a penalty on D to the choices of `penalty.name`.
+
+    Args:
+      name: a name of its own. What is decorated is a function of `LossInputs` that gives a value per example, float
+        of any shape, whose mean D's loss gets, `penalty.weight` times.
+
+    Raises:
+      UserError: the name is none or taken.
+    """
+
+    def problem(found: Any, _: LossInputs) -> str:
+        floats = hasattr(found, "dtype") and jnp.issubdtype(found.dtype, jnp.floating)
+        return (
+            "" if floats else f"gives float values, whose mean ganjax takes; it gave {plugins.shown(found)}"
+        )
+
+    return plugins.decorator("penalty", name, PENALTIES, problem)
 
 
 def orthogonality(params: Any) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from ganjax.config import plugins
 from ganjax.config import recipe as configs
 from ganjax.evals.monitor import read_rows
 from ganjax.evals.monitor.verdicts import Row
@@ -43,6 +44,7 @@ def train(
       ganjax.UserError: bad input, found before anything is compiled.
       ganjax.DivergedError: a non-finite loss or gradient; the state is saved in the folder's `diverged`.
     """
+    plugins.refuse_while_loading()
     resolved = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else None
     if resolved is None:
         resolved = configs.load_recipe(str(config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
@@ -15,14 +14,16 @@ import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record, plugins
 from ganjax.config.options import BY_KEY
 from ganjax.config.recipe import flatten, to_json
 from ganjax.models.layers import native, plain
 from ganjax.models.layers.equalized import EqualConv, EqualDense
 from ganjax.models.stylegan2 import ModulatedConv
 from ganjax.run.setup import Setup, prepare
+from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs import Stages
-from ganjax.training.build import batches_per_step
+from ganjax.training.build import batches_per_step, build
 from ganjax.training.forward import GAN
 from ganjax.training.state import GanState, NetState, count_parameters
 from ganjax.training.step import train_step
@@ -37,6 +38,7 @@ def told(config: ConfigDict, *, as_json: bool, everything: bool = False) -> str:
     stages = Stages(sys.stderr)
     with stages(f"Loading {config.data.name}"):
         setup = prepare(config)
+        check_plugins(config, setup)
     with stages("Compiling the training step"):
         facts = describe(config, setup)
     return json.dumps(facts) if as_json else in_words(config, setup, facts, everything=everything)
@@ -46,6 +48,38 @@ def describe(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     """Returns the facts that `--dry-run` prints: config, parameters, FLOPs a step and bytes, from the compiled step."""
     changed = {key: value for key, value in flatten(config).items() if BY_KEY[key].default != value}
     return {"config": to_json(config), **step_costs(config, setup), "changed": changed}
+
+
+def check_plugins(config: ConfigDict, setup: Setup) -> None:
+    """Traces a step where the config uses plugins, which finds what does not fit before anything is compiled.
+
+    Raises:
+      UserError: the code of a plugin failed, or gave something of another shape or type; the message names its line.
+    """
+    if not plugin_record.used(flatten(config)):
+        return
+    with plugins.blamed():
+        gan, one, state, shapes = step_alone(config, setup)
+        if place := plugins.ENTRIES.get(("model", config.model.name)):
+            _check_networks(f"{place}: the model {config.model.name!r}", config, setup, gan, state)
+        jax.eval_shape(one, state, shapes)
+
+
+def _check_networks(what: str, config: ConfigDict, setup: Setup, gan: GAN, state: GanState) -> None:
+    """Raises a `UserError` where the networks of a plugin give something of another shape or type than they must."""
+    *_, last = setup.dataset.images.shape
+    sides = [(side, side, last) if side else (last,) for side in setup.build.sides]
+    images = tuple(jax.ShapeDtypeStruct((2, *side), jnp.float32) for side in sides)
+    latents = jax.ShapeDtypeStruct((2, config.model.latent_dim), jnp.float32)
+    made = jax.eval_shape(lambda s, z: _forward(gan.gen.net, s, z)[0], state.gen, latents)
+    if plugins.shown(made) != plugins.shown(images):
+        raise UserError(
+            f"{what}: for 2 samples G gives a {plugins.shown(images)}, coarse to fine; it gave {plugins.shown(made)}."
+        )
+    packed = tuple(jax.ShapeDtypeStruct((*x.shape[:-1], x.shape[-1] * gan.packing), x.dtype) for x in images)
+    logits = jax.eval_shape(lambda s, x: _forward(gan.dis.net, s, x)[0], state.dis, packed)
+    if plugins.shown(logits) != "float32 [2]":
+        raise UserError(f"{what}: for 2 samples D gives float32 [2]; it gave {plugins.shown(logits)}.")
 
 
 def step_costs(config: ConfigDict, setup: Setup) -> dict[str, Any]:
@@ -80,9 +114,7 @@ def step_alone(config: ConfigDict, setup: Setup) -> tuple[GAN, Callable[..., Any
 
     The step is (state, data) → (state, metrics), without mapping.
     """
-    given = setup.build.gan
-    gen, dis = (player.net.clone(axis_name=None) for player in (given.gen, given.dis))
-    gan = dataclasses.replace(given.with_nets(gen, dis), axis_name=None)
+    gan = build(config, setup.dataset, axis_name=None).gan
     share = config.train.batch_size // len(setup.devices)
 
     def one(state: GanState, data: Any) -> Any:

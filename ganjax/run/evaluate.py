@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ganjax.config import plugin_record
 from ganjax.data import DATASETS, Dataset, load
 from ganjax.data.sources.folder import image_folder
 from ganjax.evals.evaluator import Evaluator
@@ -58,6 +59,7 @@ def evaluate_run(
     Raises:
       UserError: the folder has no run, names are unknown, the data are gone, or metrics do not fit them.
     """
+    plugin_record.restore_run(workdir)
     _check(names, n)
     stages = Stages(sys.stderr, enabled=processes.is_main())
     with stages("Opening the run and its data"):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record
 from ganjax.config.recipe import flatten, from_workdir, to_json, unflatten
 from ganjax.data import Dataset
 from ganjax.data.dataset import find_classes
@@ -91,6 +92,7 @@ def open_run(
     Raises:
       UserError: the folder has no run or checkpoint, or the networks do not know the classes.
     """
+    plugin_record.restore_run(workdir)
     # The main process reads the workdir: the others may not see it.
     read = lambda: [to_json(from_workdir(workdir)), read_facts(workdir)]
     stored, facts = processes.from_main(read() if processes.is_main() else None)

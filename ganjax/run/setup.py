@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record
 from ganjax.config.recipe import flatten
 from ganjax.data import Dataset, load
 from ganjax.data.feed import Feed, Resident, Share, Stream
@@ -116,7 +117,8 @@ def prepare(
         given = {
             f"--config.{key}": repr(value) for key, value in flatten(config).items() if key not in PLACES
         }
-        processes.check_same({**given, **numerics(dataset), **same})
+        code = ", ".join(source.sha256 for source in plugin_record.used(flatten(config)))
+        processes.check_same({**given, **numerics(dataset), **same, "plugins": code})
     return Setup(
         dataset=dataset,
         devices=devices,

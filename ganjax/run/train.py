@@ -8,7 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ganjax.config import plugin_record
+from ganjax.config.recipe import flatten
 from ganjax.run import data_facts
+from ganjax.run.dry_run import check_plugins
 from ganjax.run.loop import Loop
 from ganjax.run.setup import prepare
 from ganjax.runtime import processes
@@ -35,15 +38,18 @@ def train(config: ConfigDict, workdir: Path, *, accept_new_data: bool = False) -
     ):
         stages = Stages(enabled=processes.is_main())
         try:
+            if owned:
+                plugin_record.store(folder, flatten(config))
             with stages(f"Loading {config.data.name}"):
                 setup = prepare(config)
+                check_plugins(config, setup)
             if owned:
                 data_facts.settle(folder, setup.dataset, config, accept=accept_new_data)
                 owned.write_environment(map(str, setup.devices), convolutions=setup.convolutions)
             with stages("Making the networks"):
                 loop = Loop(config, setup, folder, checkpoints, stop)
         except UserError:
-            if owned:  # nothing was run: the mended config may use this folder
-                owned.undo()
+            if owned and owned.undo():  # nothing was run: the mended config may use this folder
+                plugin_record.forget(folder)
             raise
         return loop.run()

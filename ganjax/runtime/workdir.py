@@ -115,13 +115,14 @@ class Workdir:
         except OSError as error:
             raise _unusable(self.path, error) from error
 
-    def undo(self) -> None:
-        """Puts back the config that the folder had before it was opened: none, where there was no run."""
+    def undo(self) -> bool:
+        """Puts back the config that the folder had before it was opened. Returns True if there was none."""
         file = self.path / "config.json"
         if self._before is None:
             file.unlink()
         else:
             atomic_write_json(file, self._before)
+        return self._before is None
 
     def write_environment(self, devices: Iterable[str], **others: str) -> None:
         """Writes `environment.json`: versions, platform, `devices` (a line each), command line, time, and `others`."""

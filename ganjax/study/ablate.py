@@ -13,7 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ganjax.config import plugin_record
 from ganjax.config.options import BY_KEY
+from ganjax.config.recipe import flatten
 from ganjax.evals.monitor import read_rows
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, write_atomically
@@ -100,6 +102,7 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
     with Workdir.open(lock, config=resolved(study, runs), allowed=_may_change), StopSignals() as stop:
         devices = running.prepare_devices(options.devices if options.executor == "local" else 1)
         check_sizes(runs)
+        plugin_record.store(workdir, *(flatten(run.config) for run in runs))
         atomic_write_json(workdir / STUDY, {**resolved(study, runs), "spec": spec, "runs": len(runs)})
         if options.retry_failed:
             forget_failures(runs, workdir)

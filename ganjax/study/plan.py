@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ganjax.config.recipe import flatten, unflatten
+from ganjax.run.dry_run import check_plugins
 from ganjax.run.recovery import RESTART, ROLLBACK
-from ganjax.run.setup import load_data
+from ganjax.run.setup import Setup, load_data
 from ganjax.runtime.errors import UserError
 from ganjax.study.config import RunSpec, Variant
 from ganjax.training.build import build, program_of
@@ -88,7 +91,9 @@ def check_sizes(runs: Sequence[RunSpec]) -> None:
         try:
             if data not in sets:
                 sets[data] = load_data(run.config)
-            build(run.config, sets[data]).shapes()
+            made = build(run.config, sets[data])
+            made.shapes()
+            check_plugins(run.config, Setup(sets[data], jax.devices()[:1], made, scan=False))
         except UserError as error:
             raise UserError(f"Variant {run.variant.name!r}: {error}") from None
 

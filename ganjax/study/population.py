@@ -21,6 +21,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from ganjax.config import plugin_record
+from ganjax.config.recipe import flatten
 from ganjax.config.rules import MIXTURES
 from ganjax.models.layers import native
 from ganjax.run.data_facts import open_workdir, settle
@@ -95,6 +97,7 @@ class Population:
         """Opens all members, at the newest step that all of them have saved."""
         for config, folder in runs.values():
             opened = stack.enter_context(open_workdir(folder, config))
+            plugin_record.store(folder, flatten(config))
             convolutions = native.describe(config.model.name != "mlp")
             opened.write_environment(map(str, self._devices), convolutions=convolutions)
         checkpoints = [

@@ -67,8 +67,10 @@ def _device(resources: dict[str, float]) -> dict[str, Any]:
 
 def _work(tasks: list[dict[str, Any]], program: str, alone: bool, folder: str) -> None:
     """Trains a unit, in a worker, or the part of it that an earlier try has left."""
+    from ganjax.config import plugin_record
     from ganjax.study import running
 
+    plugin_record.restore(plugin_record.read(Path(folder)), trusted=True)  # the driver has run them
     unit = Unit(0, program, tuple(from_task(task) for task in tasks), alone)
     devices = running.prepare_devices(1)
     running.run_group([unit], Path(folder), devices, StopSignals())

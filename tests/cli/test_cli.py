@@ -78,7 +78,7 @@ def assert_refused(code: int, stderr: str, *expected: str) -> None:
         (["train"], ["--config=NAME", "--config=FILE[:ARG]", "for example"]),
         (["train", QUICKSTART], ["--workdir=DIR", "for example"]),
         (["train", "--config=quikstart"], ["'quikstart'", "Did you mean 'quickstart'?", "ganjax recipes"]),
-        (["ablate", "--config=ten_lesson"], ["'ten_lesson'", "Did you mean 'ten_lessons'?"]),
+        (["ablate", "--config=ten_lesson", "--workdir=w"], ["'ten_lesson'", "Did you mean 'ten_lessons'?"]),
         (["recipes", "show", "rign"], ["'rign'", "Did you mean 'ring'?"]),
         (["new", "x.py", "--from=rign"], ["'rign'", "Did you mean 'ring'?"]),
         (["train", "--config=configs/quickstrat.py"], ["configs/quickstrat.py", "Did you mean"]),

@@ -48,21 +48,24 @@ def test_names_and_facts_are_those_of_the_registry(name: str) -> None:
         (MODELS, "attention", rules.ATTENTIVE),
     ],
 )
-def test_no_fact_is_overlooked(registry: dict[str, object], fact: str, found: tuple[str, ...]) -> None:
+def test_no_fact_is_overlooked(registry: dict[str, object], fact: str, found: names.Names) -> None:
     """One that is computed in the registry's file could not be read."""
-    assert found == tuple(name for name, entry in registry.items() if getattr(entry, fact))
+    assert tuple(found) == tuple(name for name, entry in registry.items() if getattr(entry, fact))
 
 
 def test_norms_of_the_families() -> None:
-    assert {name: family.gen_norm for name, family in MODELS.items() if family.gen_norm} == rules.OWN_NORM
-    assert tuple(name for name, family in MODELS.items() if not family.dis_norm) == rules.NO_DIS_NORM
+    assert {name: family.gen_norm for name, family in MODELS.items()} == {
+        name: rules.own_norm(name) for name in MODELS
+    }
+    assert [name for name, family in MODELS.items() if not family.dis_norm] == list(rules.NO_DIS_NORM)
+    assert [name for name, family in MODELS.items() if not family.resolutions] == list(rules.OF_POINTS)
 
 
 def test_choices_come_from_the_registries() -> None:
-    assert BY_KEY["loss.name"].choices == tuple(LOSSES)
-    assert BY_KEY["penalty.name"].choices == ("none", *PENALTIES)
+    assert list(BY_KEY["loss.name"].choices) == list(LOSSES)
+    assert list(BY_KEY["penalty.name"].choices) == ["none", *PENALTIES]
     assert BY_KEY["gen.optimizer.name"].choices == BY_KEY["dis.optimizer.name"].choices == tuple(OPTIMIZERS)
-    assert BY_KEY["model.name"].choices == tuple(MODELS)
+    assert list(BY_KEY["model.name"].choices) == list(MODELS)
     assert BY_KEY["noise.schedule"].choices == (*NOISE_SCHEDULES, "ada")
     assert set(BY_KEY["eval.best"].choices) == {n for m in MEASURES.values() for n in m.higher_is_better}
 

@@ -13,7 +13,7 @@ from small import run_steps, small_config
 
 import ganjax.training.parallel
 from ganjax.config import recipe as configs
-from ganjax.config.rules import OWN_NORM
+from ganjax.config.rules import own_norm
 from ganjax.data import Dataset
 from ganjax.models import MODELS
 from ganjax.models.base import channels, levels
@@ -135,7 +135,7 @@ def test_the_whole_step_trains_each_family_and_is_traced_once(name, monkeypatch)
     traced = []
     step = ganjax.training.parallel.train_step
     monkeypatch.setattr(ganjax.training.parallel, "train_step", lambda *a: traced.append(name) or step(*a))
-    options = {"gen__norm": OWN_NORM.get(name, "batch"), "gen__style_dim": 8, "gen__mapping_layers": 2}
+    options = {"gen__norm": own_norm(name) or "batch", "gen__style_dim": 8, "gen__mapping_layers": 2}
     options["model__msg"] = scales_of(name)
     config = small_config(model__name=name, model__conditional=True, penalty__name="r1", **options)
     made, state, rows = run_steps(config, steps=3)

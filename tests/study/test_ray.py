@@ -55,3 +55,29 @@ def test_a_local_ray_gives_the_same_numbers_though_a_worker_is_killed(
     assert [record["status"] for record in results["ray"]] == ["completed"] * 4
     numbers = {name: [record["metrics"] for record in records] for name, records in results.items()}
     assert numbers["ray"] == numbers["local"]
+
+
+@pytest.mark.slow
+def test_workers_of_ray_load_the_plugins_of_a_study(run_cli: RunCli, tmp_path: Path) -> None:
+    """A loss in the study's own file; its runs are sampled from later, without that file."""
+    pytest.importorskip("ray")
+    study = tmp_path / "study.py"
+    loss = "import ganjax\nganjax.register_loss('own', dis=lambda r, f: f - r, gen=lambda r, f: -f)\n"
+    changes = '{"loss.name": "own"}'
+    text = STUDY.replace('{"gen.optimizer.learning_rate": 8e-3}', changes).replace(
+        "seeds=(0, 1)", "seeds=(0,)"
+    )
+    study.write_text(loss + text)
+    folder = tmp_path / "folder"
+    where = {"RAY_TMPDIR": "/tmp", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run_cli(
+        "ablate", f"--config={study}", f"--workdir={folder}", "--executor=ray", "--per-device=1", env=where
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [record["status"] for record in records] == ["completed"] * 2, records
+    study.unlink()
+    run = next((folder / "runs").glob("lr*/seed_0"))
+    assert json.loads((run / "plugins.json").read_text())[0]["names"] == ["loss own"]
+    done = run_cli("sample", f"--workdir={run}", "--n=64", f"--out={tmp_path / 's.npz'}", env=where)
+    assert done.returncode == 0, done.stderr

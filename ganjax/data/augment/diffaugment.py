@@ -9,11 +9,13 @@ would give were that scale constant over each coarse pixel. Rounding to coarse p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ganjax.config import plugins
 from ganjax.data.draw_once import draw_once
 from ganjax.data.images import Images
 
@@ -126,7 +128,9 @@ def cutout(keys: Array, images: Images) -> Images:
     return tuple(cut(x) for x in images)
 
 
-POLICIES: dict[str, Callable[[Array, Images], Images]] = {
+Augmentation = Callable[[Array, Images], Images]
+
+POLICIES: dict[str, Augmentation] = {
     "brightness": brightness,
     "saturation": saturation,
     "contrast": contrast,
@@ -134,6 +138,24 @@ POLICIES: dict[str, Callable[[Array, Images], Images]] = {
     "translation": translation,
     "cutout": cutout,
 }
+
+
+def register_augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
+    """Returns a decorator that adds a transform of D's inputs to the parts of `augment.policy`.
+
+    Args:
+      name: a name of its own. What is decorated is a function from keys [N] and images, a tuple of [N, H, W, C], to
+        images of the same shapes and dtypes; it draws per image, acts alike on every scale, and is differentiable.
+
+    Raises:
+      UserError: the name is none or taken.
+    """
+
+    def problem(found: Any, _: Array, images: Images) -> str:
+        gave, got = plugins.shown(found), plugins.shown(images)
+        return "" if gave == got else f"gives images like those that it gets, {got}; it gave {gave}"
+
+    return plugins.decorator("augmentation", name, POLICIES, problem)
 
 
 def diff_augment(keys: Array, images: Images, policy: tuple[str, ...]) -> Images:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ganjax.config import plugins
 from ganjax.data import Dataset
 from ganjax.evals.features import FeatureNetwork
 from ganjax.evals.metrics import intervals
@@ -82,7 +84,7 @@ def fid(case: Case) -> dict[str, Number]:
 
     dims = features.shape[1]
     repeats = 200 if dims <= 256 else 50 if dims <= 1024 else 10  # a repeat at 2,048 takes seconds
-    return {"fid": _bootstrapped(case, again, len(features), value, repeats)}
+    return {"fid": bootstrapped(case, again, len(features), value, repeats)}
 
 
 def kid(case: Case) -> dict[str, Number]:
@@ -105,7 +107,7 @@ def score(case: Case) -> dict[str, Number]:
     def again(counts: np.ndarray) -> float:
         return score_of(probabilities, counts)
 
-    number = _bootstrapped(case, again, len(probabilities), value)
+    number = bootstrapped(case, again, len(probabilities), value)
     return {"is": dataclasses.replace(number, settings={"splits": SPLITS})}
 
 
@@ -164,10 +166,10 @@ def modes(case: Case) -> dict[str, Number]:
     of = {"of": classes}
     numbers = {
         "modes": dataclasses.replace(
-            _bootstrapped(case, covered, len(label), covered(once), 100), settings=of
+            bootstrapped(case, covered, len(label), covered(once), 100), settings=of
         ),
         "kl": dataclasses.replace(
-            _bootstrapped(case, divergence, len(label), divergence(once), 100), settings=of
+            bootstrapped(case, divergence, len(label), divergence(once), 100), settings=of
         ),
     }
     return numbers if dataset.modes is None else {**numbers, "high_quality": _mean(case, good, {})}
@@ -213,6 +215,31 @@ MEASURES: dict[str, Measure] = {
     "modes": Measure(modes, higher_is_better={"modes": True, "kl": False, "high_quality": True}),
     "nearest": Measure(memory),
 }
+
+
+Metric = Callable[[Case], dict[str, Number]]
+
+
+def register_metric(
+    name: str, *, higher_is_better: Mapping[str, bool] | None = None
+) -> Callable[[Metric], Metric]:
+    """Returns a decorator that adds a metric to those of `--metrics` and `eval.metrics`.
+
+    Args:
+      name: a name of its own. What is decorated is a function from a `Case` to its numbers by name, see `bootstrapped`.
+      higher_is_better: the numbers that `eval.best` may choose by, True for those of which more is better.
+
+    Raises:
+      UserError: the name is none or taken.
+    """
+
+    def problem(found: Any, _: Case) -> str:
+        right = isinstance(found, dict) and found and all(isinstance(x, Number) for x in found.values())
+        return "" if right else f"gives a dict of Number by name; it gave {plugins.shown(found)}"
+
+    return plugins.decorator(
+        "metric", name, MEASURES, problem, lambda metric: Measure(metric, higher_is_better or {})
+    )
 
 
 def check_names(names: Sequence[str], what: str = "--metrics") -> None:
@@ -274,13 +301,22 @@ def floor_case(case: Case) -> Case | None:
     return dataclasses.replace(case, reals=reals, fakes=fakes, quick=True)
 
 
-def _bootstrapped(
+def bootstrapped(
     case: Case,
     statistic: Callable[[np.ndarray], float],
     n: int,
     value: float,
     repeats: int = intervals.REPEATS,
 ) -> Number:
+    """Returns a value with its interval by the bootstrap, or alone where the case asks for no interval.
+
+    Args:
+      case: the samples that it was made of.
+      statistic: takes the number of times each of the n samples was drawn, integers [n]; returns the value.
+      n: number of samples.
+      value: the value with each sample once.
+      repeats: number of resampled sets.
+    """
     if case.quick:
         return Number(value, (value, value))
     repeats = min(repeats, ROUGH) if case.rough else repeats

@@ -77,7 +77,7 @@ def sample(
         each sample (`write_folder`).
       n: number of samples (of each of several seeds); by default 64, or of several seeds one in each of `classes`.
       seed: seed of the latents; the run's by default.
-      seeds: several seeds, in place of one.
+      seeds: several different seeds, in place of one.
       weights: `ema` or `raw`.
       step: step of the checkpoint; the newest by default.
       devices: number of devices; 0 chooses.
@@ -91,7 +91,8 @@ def sample(
     """
     each = (max(1, len(classes)) if seeds else 64) if n is None else n
     check_arguments(out, n=each, devices=devices, truncation=truncation, nearest=nearest)
-    check_seeds(seeds)
+    check_seeds(seeds or [seed or 0])
+    seeds = tuple(dict.fromkeys(seeds))
     n = each * max(1, len(seeds))
     run = open_run(
         workdir,

@@ -116,7 +116,7 @@ def _names(run: OpenRun, n: int) -> list[str]:
     names = [f"seed{seed:04d}_{i:06d}" for seed, i in zip(seeds.tolist(), index.tolist(), strict=True)]
     if labels is not None:
         plain = [
-            re.sub(r"[^\w.-]+", "-", called[i] if called else str(i))[:80] for i in range(run.build.classes)
+            re.sub(r"[^\w.-]+", "-", called[i] if called else str(i))[:50] for i in range(run.build.classes)
         ]
         names = [f"{name}_{plain[label]}" for name, label in zip(names, labels.tolist(), strict=True)]
     return [f"{name}.png" for name in names]

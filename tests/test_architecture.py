@@ -144,3 +144,26 @@ def test_slow_tests_that_are_listed_exist() -> None:
             file, _, test = line.partition("  #")[0].partition("::")
             name = re.escape(test.partition("[")[0])
             assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), line
+
+
+def test_wheel_and_sdist_hold_every_file() -> None:
+    """Folders with code are packages, other files match a pattern of pyproject.toml, and MANIFEST.in has the rest."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for path in (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        if path.suffix == ".py":
+            assert (path.parent / "__init__.py").exists(), f"{relative(path.parent)} is no package"
+            continue
+        module = ".".join(path.parent.relative_to(ROOT).parts)
+        fits = [
+            path.match(pattern)
+            for package, wanted in patterns.items()
+            for pattern in wanted
+            if package in ("*", module) or (module.startswith(f"{package}.") and "/" in pattern)
+        ]
+        assert any(fits), f"{relative(path)} would not be in the wheel"
+    manifest = (ROOT / "MANIFEST.in").read_text().split()
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("no git here")
+    tops = {name.split("/")[0] for name in done.stdout.splitlines() if not name.startswith(".")}
+    assert tops <= {*manifest, "ganjax", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"}

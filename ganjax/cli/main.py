@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,14 @@ from ganjax.config import plugins
 from ganjax.config import recipe as config
 from ganjax.config.names import MEASURES
 from ganjax.runtime import meeting, processes
-from ganjax.runtime.errors import DivergedError, PeerError, UserError, as_user_errors
+from ganjax.runtime.errors import (
+    DivergedError,
+    PeerError,
+    UserError,
+    as_user_errors,
+    machine_failure,
+    printable,
+)
 from ganjax.runtime.version import __version__
 
 OK, INTERRUPTED = 0, 130
@@ -316,10 +325,17 @@ def forbid_network() -> None:
     if os.environ.get("GANJAX_OFFLINE", "") in ("", "0"):
         return
 
+    here = {"localhost", "::1", "0.0.0.0", "::", "", socket.gethostname()}
+
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "socket.connect" or not isinstance(arguments[1], tuple):
+        if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            host = arguments[1][0] if isinstance(arguments[1], tuple) else ""
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+            host = arguments[0]  # a name is asked for over the network too
+        else:
             return
-        if (host := str(arguments[1][0])) not in ("localhost", "127.0.0.1", "::1", *meeting.ADDRESSES):
+        host = host.decode() if isinstance(host, bytes) else host
+        if isinstance(host, str) and host not in {*here, *meeting.ADDRESSES} and not host.startswith("127."):
             raise UserError(f"GANJAX_OFFLINE is set, and something tried to connect to {host}.")
 
     sys.addaudithook(refuse)
@@ -329,6 +345,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command: 0 for success, 2 for bad input, 3 for a diverged run, 4 for a lost process of the run, 130 for
     a second Ctrl-C."""
     forbid_network()
+    for stream in (sys.stdout, sys.stderr):  # what the locale cannot say, as in names of files, is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         if not rest:
@@ -345,8 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (UserError, DivergedError, PeerError) as error:
         code = error.exit_code
-        if processes.is_main():
-            print(f"ganjax: {error}", file=sys.stderr)
+        _tell(error)
         if isinstance(error, DivergedError):  # all processes found it, each by itself
             with contextlib.suppress(RuntimeError):
                 processes.leave()
@@ -358,5 +376,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.abandon(INTERRUPTED, text)
         return INTERRUPTED
     except Exception as error:
+        if (failure := machine_failure(error)) is not None:
+            _tell(failure)
+            processes.abandon(failure.exit_code, str(failure))
+            return failure.exit_code
         processes.fail(error)  # ends this process, and says so to the others; alone it does nothing
         raise
+
+
+def _tell(error: Exception) -> None:
+    """Prints the message of an error, once for all processes; names in it cannot command the terminal."""
+    if processes.is_main():
+        print(f"ganjax: {printable(str(error))}", file=sys.stderr)

@@ -8,7 +8,6 @@ elsewhere runs nothing by itself. Nothing here imports JAX.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ganjax.config import plugins
 from ganjax.config.plugins import Source
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json, replace_file
+from ganjax.runtime.files import atomic_write_json, read_json, replace_file
 
 FILE, COPIES = "plugins.json", "plugins"
 
@@ -88,8 +87,13 @@ def read(folder: Path) -> list[dict[str, Any]]:
       UserError: the record is damaged.
     """
     try:
-        records = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        records = read_json(folder / FILE)
+        if not isinstance(records, list):
+            raise ValueError(f"a {type(records).__name__}")
         for record in records:
+            plain = [record[key] for key in ("path", "sha256", "module", "copy")] + list(record["names"])
+            if not all(isinstance(value, str) for value in plain):
+                raise ValueError("a value that is no text")
             record["copy"] = Path(record["copy"]).name  # never a way out of the folder
             copy = folder / COPIES / record["copy"]
             found = (
@@ -97,7 +101,6 @@ def read(folder: Path) -> list[dict[str, Any]]:
             )
             texts = [source.text for source in found if source.sha256 == record["sha256"]]
             record |= {"text": texts[0] if texts else "", "folder": str(folder)}
-            str(record["module"]), list(record["names"])
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from ganjax.config import plugin_record, plugins
 from ganjax.config.options import BEFORE, BY_KEY, OPTIONS, Option, Value
 from ganjax.config.shipped import shipped
 from ganjax.runtime.errors import UserError, nearest
+from ganjax.runtime.files import is_number, read_json
 
 SHOWN_LETTERS = 200  # of a name in a message
 
@@ -208,7 +209,7 @@ def check(config: ConfigDict) -> None:
 
 def _check_value(config: ConfigDict, option: Option, value: Any) -> None:
     kind = type(option.default)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and is_number(value):
         value = float(value)
         set_option(config, option.key, value)
     if type(value) is not kind:
@@ -221,7 +222,7 @@ def _check_value(config: ConfigDict, option: Option, value: Any) -> None:
     if isinstance(value, int | float) and kind is not bool:
         above = option.low is None or value >= option.low
         below = option.high is None or value <= option.high
-        if not (above and below and abs(value) < float("inf")):
+        if not (above and below and abs(value) < (2**53 if kind is int else float("inf"))):
             raise UserError(f"Option {option.key} takes {option.allowed()}, and got {value!r}.")
 
 
@@ -252,7 +253,7 @@ def from_workdir(workdir: Path) -> ConfigDict:
     """
     file = workdir / "config.json"
     try:
-        stored = json.loads(file.read_text())
+        stored = read_json(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir} holds no run: {file} cannot be read ({error}).") from None
     if not isinstance(stored, dict):
@@ -260,7 +261,13 @@ def from_workdir(workdir: Path) -> ConfigDict:
     # An option that is younger than the run, and does not change what is computed or says what it was, needs no value
     # from it.
     younger = {option.key: option.default for option in OPTIONS if option.runtime}
-    config = unflatten({**younger, **BEFORE, **flatten(stored)})
     plugin_record.restore(plugin_record.read(workdir))
-    check(config)
+    flat = {**younger, **BEFORE, **flatten(stored)}
+    try:
+        for key in flat:  # before they become a ConfigDict, which takes some names for its own
+            _option(key)
+        config = unflatten(flat)
+        check(config)
+    except UserError as error:
+        raise UserError(f"{file} is no config that this version knows. {error}") from None
     return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ganjax.evals.sampler import CHUNK
 from ganjax.run.open import OpenRun, check_memory, open_run
 from ganjax.run.train import train as train_run
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import read_object
 from ganjax.runtime.keys import check_seeds
 from ganjax.runtime.logs.images import grid_picture
 
@@ -79,7 +79,7 @@ class Run:
 
     def __repr__(self) -> str:
         summary = self.summary
-        state = f"{summary['reason']} at step {summary['steps']}" if summary else "not ended"
+        state = f"{summary.get('reason')} at step {summary.get('steps')}" if summary else "not ended"
         return f"<ganjax.Run {self.workdir}: {self.config.model.name} on {self.config.data.name}, {state}>"
 
     @property
@@ -90,11 +90,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The end of the run: reason, steps, images, seconds, last metrics, verdicts; empty while the run goes on."""
-        try:
-            summary = json.loads((self.workdir / "summary.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return summary if isinstance(summary, dict) else {}
+        return read_object(self.workdir / "summary.json")
 
     @property
     def images(self) -> list[Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +19,20 @@ from ganjax.data import Dataset
 from ganjax.data.lazy import LazyLabels
 from ganjax.run.setup import PLACES, load_data
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, read_json
 from ganjax.runtime.workdir import Workdir
 
 logger = logging.getLogger(__name__)
 
 FILE = "data.json"
 SHOWN = 20  # differences in a message, and names in a difference
+LARGEST = 2**28  # numbers in an image
 Facts = dict[str, Any]
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("name", "dtype", "files", "path", "path_from_workdir"), str),
+    **dict.fromkeys(("shape", "class_names", "class_counts"), list),
+    **{"labels": bool, "classes": int, "scale": int | float, "modes": list | None, "std": int | float | None},
+}
 
 
 def absolute(config: ConfigDict) -> ConfigDict:
@@ -83,16 +89,30 @@ def read_facts(folder: Path) -> Facts | None:
     """
     file = folder / FILE
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = read_json(file)
+        _check(facts)
         stand_in(facts)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(
             f"{file}: expected what the run keeps of its data, as JSON, came: {error!r}. Restore the file, or remove "
             "it: the data are then read again."
         ) from None
     return dict(facts)
+
+
+def _check(facts: Any) -> None:
+    """Raises `ValueError` for facts that `facts_of` does not make. Sizes that no data have would fill the memory."""
+    for name, kind in KINDS.items():
+        if not isinstance(facts[name], kind) or (isinstance(facts[name], bool) and kind is not bool):
+            raise ValueError(f"{name} is {facts[name]!r:.100}")
+    shape, counts = facts["shape"], facts["class_counts"]
+    numbers = [*shape, *counts, facts["classes"]]
+    if not all(type(n) is int and 0 <= n < 2**40 for n in numbers) or math.prod(shape[1:]) > LARGEST:
+        raise ValueError(f"shape, classes or class_counts are {numbers!r:.100}")
+    if len(shape) not in (2, 4) or not all(isinstance(name, str) for name in facts["class_names"]):
+        raise ValueError("shape or class_names are of another kind")
 
 
 def stand_in(facts: Mapping[str, Any]) -> Dataset:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ganjax.config.recipe import from_workdir
-from ganjax.evals.monitor import HEALTHY, Verdict, judge_rows, read_rows, stretches
-from ganjax.evals.monitor.verdicts import Row
+from ganjax.evals.monitor import HEALTHY, Verdict, judge_run, read_rows, stretches
+from ganjax.evals.monitor.verdicts import DIVERGED, Row, measured
 from ganjax.run.recovery import FILE, Remedy, read_remedies
+from ganjax.run.report.run_data import ending
 from ganjax.runtime.errors import UserError
 
 WIDTH = 100
@@ -48,6 +48,7 @@ class Findings:
       signals: the last known value of each signal.
       remedies: restarts and rollbacks so far.
       measured: True if the run has the monitor's own numbers, not the losses alone.
+      asked: True if its config asks for them (`monitor.samples`).
     """
 
     workdir: Path
@@ -59,6 +60,7 @@ class Findings:
     signals: dict[str, float]
     remedies: list[Remedy]
     measured: bool
+    asked: bool
 
     def to_json(self) -> dict[str, Any]:
         """Returns the findings as JSON, for `--json`."""
@@ -77,33 +79,26 @@ def examine(workdir: Path) -> Findings:
     """
     config = from_workdir(workdir)
     rows = read_rows(workdir / "metrics.jsonl")
-    if not rows:
+    step = int(rows[-1]["step"]) if rows else 0
+    reason = ending(workdir, step)
+    if not rows and reason != DIVERGED:
         raise UserError(
             f"{workdir} has no log lines yet; they come every {config.log.every_steps} steps "
             "(log.every_steps). Ask again later."
         )
     total = config.train.steps
-    step = int(rows[-1]["step"])
     return Findings(
         workdir=workdir,
-        state=_state(workdir, step),
+        state=reason or "running or killed",
         step=step,
         total_steps=total,
-        verdicts=judge_rows(rows, total),
+        verdicts=judge_run(rows, total, reason),
         history=[(part.first, part.last, part.verdict) for part in stretches(rows)],
         signals={name: value for name in SIGNALS if (value := _last(rows, name)) is not None},
         remedies=read_remedies(workdir / FILE),
-        measured=any("monitor/coverage" in row for row in rows),
+        measured=any(measured(row) for row in rows),
+        asked=config.monitor.samples > 0,
     )
-
-
-def _state(workdir: Path, step: int) -> str:
-    try:
-        summary: Any = json.loads((workdir / "summary.json").read_text())
-        reason = summary["reason"] if summary["steps"] >= step else "running or killed"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "running or killed"
-    return str(reason)
 
 
 def _last(rows: list[Row], name: str) -> float | None:
@@ -123,7 +118,8 @@ def told(findings: Findings) -> str:
         lines += _wrapped(verdict.advice)
         lines += _wrapped(f"Lesson {verdict.lesson}.")
     if not f.measured:
-        lines += _wrapped("Only the losses were logged (monitor.samples=0): collapse cannot be seen in them.")
+        why = "nothing has been measured yet" if f.asked else "monitor.samples=0"
+        lines += _wrapped(f"Only the losses were logged ({why}): collapse cannot be seen in them.")
     lines += ["", "Last measurements"]
     width = max((len(SIGNALS[name][0]) for name in f.signals), default=0)
     for name, value in f.signals.items():

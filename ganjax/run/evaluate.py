@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from ganjax.run.data_facts import data_of
 from ganjax.run.open import open_run
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, read_json
 from ganjax.runtime.keys import check_seeds
 from ganjax.runtime.logs import Stages
 from ganjax.training import parallel
@@ -142,14 +140,17 @@ def write_results(path: Path, results: Sequence[Measurement]) -> None:
 def read_results(path: Path) -> list[Measurement]:
     """Reads the results that `write_results` wrote. Raises a `UserError` where the file holds something else."""
     try:
-        records: Any = json.loads(path.read_text())
+        records = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: expected the results of `ganjax evaluate` as JSON, came: {error}."
         ) from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+    if not isinstance(records, list):
         raise UserError(f"{path}: expected the results of `ganjax evaluate`, a JSON list of objects.")
-    return [Measurement.from_json(record) for record in records]
+    try:
+        return [Measurement.from_json(record) for record in records]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def compare(results: Sequence[Measurement], earlier: Sequence[Measurement]) -> dict[str, float]:

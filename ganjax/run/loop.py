@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from ganjax.run.session import Session
 from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
-from ganjax.runtime.errors import DivergedError
+from ganjax.runtime.errors import DivergedError, quoted
 from ganjax.runtime.logs import RunWriter, trackers
 from ganjax.runtime.signals import StopSignals
 from ganjax.training import parallel
@@ -176,7 +175,7 @@ class Loop(Session):
             page = f" Page: {self.folder / 'report.html'}." if self.config.log.report else ""
             writer.message(
                 f"Completed {self.step} steps.{page} More samples: "
-                f"ganjax sample --workdir={shlex.quote(str(self.folder))} --out=grid.png"
+                f"ganjax sample --workdir={quoted(self.folder)} --out=grid.png"
             )
         else:
             writer.message(

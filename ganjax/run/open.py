@@ -23,7 +23,7 @@ from ganjax.run.setup import prepare
 from ganjax.runtime import processes
 from ganjax.runtime.allocator import memory
 from ganjax.runtime.checkpoint import Checkpointer
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import UserError, quoted
 from ganjax.training import parallel
 from ganjax.training.build import Build
 from ganjax.training.state import GanState
@@ -127,7 +127,7 @@ def _restored(workdir: Path, family: str, build: Build, step: int | None) -> tup
         found = revisions.restore(checkpoints, build.shapes(), step, family, workdir)
     if found is None:
         raise UserError(
-            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={workdir} …"
+            f"{workdir} holds no checkpoint yet; train it first: ganjax train --workdir={quoted(workdir)} …"
         )
     return processes.from_main(found[0]), processes.state_from_main(found[1])
 

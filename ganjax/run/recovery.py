@@ -7,13 +7,11 @@ cut short, and their number is bounded whatever happens. The files of a failed a
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -21,7 +19,7 @@ from ml_collections import ConfigDict
 from ganjax.evals.monitor import Verdict
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, make_record, read_json
 from ganjax.training.state import GanState
 
 RESTART, ROLLBACK = "restart_lower_lr", "rollback_lower_lr"
@@ -200,11 +198,19 @@ class Remedies:
 def read_remedies(path: Path) -> list[Remedy]:
     """Reads the remedies that a run has recorded. Raises a `UserError` where the file is damaged."""
     try:
-        records: Any = json.loads(path.read_text())
-        return [Remedy(**record) for record in records]
+        records = read_json(path)
+        if not isinstance(records, list):
+            raise ValueError(f"expected a list, came {type(records).__name__}")
+        remedies = [make_record(Remedy, record) for record in records]
+        for number, remedy in enumerate(remedies, 1):
+            counts = (remedy.step, remedy.to_step, remedy.seed)
+            fine = remedy.number == number and remedy.action in MOVED and all(0 <= n < 2**31 for n in counts)
+            if not fine or not (0 < remedy.rate_gen <= 1 and 0 < remedy.rate_dis <= 1):
+                raise ValueError(f"remedy {number} is none that a run takes")
+        return remedies
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: expected the list of restarts and rollbacks of this run, came: {error}. Restore it, or give "
             "another --workdir."

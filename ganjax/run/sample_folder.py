@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -19,7 +18,7 @@ import numpy as np
 from ganjax.run.open import OpenRun
 from ganjax.runtime import processes
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json, replace_file, user_error_if_unwritable
+from ganjax.runtime.files import atomic_write_json, read_json, replace_file, user_error_if_unwritable
 from ganjax.runtime.logs.images import png_bytes
 
 FILE = "samples.json"  # what the pictures of a folder are made by
@@ -131,8 +130,7 @@ def check_folder(out: Path) -> dict[str, Any] | None:
     try:
         if not out.exists() or all(path.name.startswith(".") for path in out.iterdir()):
             return None
-        found = json.loads((out / FILE).read_text(encoding="utf-8"))
-        return dict(found)
+        return dict(read_json(out / FILE))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"--out={out} holds other files than samples of ganjax, or cannot be read ({FILE}: {error}). Give a folder "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, read_object
 from ganjax.runtime.logs import RunWriter
 from ganjax.runtime.workdir import lock_record
 from ganjax.training import parallel
@@ -85,6 +84,8 @@ class Session:
             action=config.monitor.action,
             family=config.model.name,
         )
+        if self.resumed:  # a kill may have come between the checkpoint and its twin
+            self.saving.save_healthy(self.step, self.state, metadata)
         self.grid = Grid(
             folder,
             self.sampler,
@@ -228,11 +229,8 @@ class Session:
 
     def completed(self) -> dict[str, Any]:
         """Returns the summary of the run that ended at this very step, empty where there is none."""
-        try:
-            summary = json.loads((self.folder / "summary.json").read_text()) if processes.is_main() else {}
-        except (OSError, ValueError):
-            summary = {}
-        summary = processes.from_main(summary)
+        found = read_object(self.folder / "summary.json") if processes.is_main() else {}
+        summary: dict[str, Any] = processes.from_main(found)
         return summary if (summary.get("reason"), summary.get("steps")) == ("completed", self.step) else {}
 
     def summarise(self, reason: str) -> dict[str, Any]:

@@ -14,17 +14,17 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, get_type_hints
 
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import MachineError, UserError, remedy
 
 if TYPE_CHECKING:
     import io
 
     import numpy as np
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+Record = TypeVar("Record")
+
 _UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
 UNPACKED_BYTES = 256 * 1024**2  # to which any .npz may unpack, and a large one to so many times its own size
 UNPACKED_TIMES = 16
@@ -154,18 +154,12 @@ def atomic_write_json(path: Path, obj: Any) -> None:
 
 @contextlib.contextmanager
 def user_error_if_unwritable(what: str, path: Path) -> Iterator[None]:
-    """Turns an `OSError` into a `UserError` that says what failed, where, why and what to do."""
+    """Turns an `OSError` into a `MachineError` that says what failed, where, why and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            remedy = "Free some space there or write to another disk"
-        elif error.errno in _FORBIDDEN:
-            remedy = "Make that place writable or write somewhere else"
-        else:
-            remedy = "Check that path or write somewhere else"
-        raise UserError(
-            f"Could not write {what} to {path}: {error.strerror or error}. {remedy}, then give the same "
+        raise MachineError(
+            f"Could not write {what} to {path}: {error.strerror or error}. {remedy(error)}, then give the same "
             "command again; a training run goes on from its last checkpoint."
         ) from error
 
@@ -179,6 +173,77 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
     with user_error_if_unwritable(what, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
+
+
+def check_utf8(path: Path, what: str) -> None:
+    """Raises a `UserError` for a path with a name that is not UTF-8: the library of the checkpoints takes no other."""
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{what} cannot be {path}: a name on the way there is not UTF-8, or the locale says so (LC_ALL=C without "
+            "Python's UTF-8 mode). Rename it, give another folder, or set LC_ALL=C.UTF-8."
+        ) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Returns the value of a JSON text. Raises `ValueError` for all else, and for what no file can be written with."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+        if b"\\u" in data.lower():  # half a character, which UTF-8 cannot say
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("its lists and objects lie too deep within each other") from None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file.
+
+    Raises:
+      OSError: the file cannot be opened, or is no regular file.
+      ValueError: it holds something else.
+    """
+    return parse_json(read_regular(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file; an empty one where it is missing, damaged or something else."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def make_record(kind: type[Record], fields: Any) -> Record:
+    """Returns a dataclass made of a JSON object.
+
+    Raises:
+      ValueError: a field is missing, unknown or of another type, or an integer is larger than a float can be.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object, came {type(fields).__name__}")
+    for name, wanted in get_type_hints(kind).items():
+        value = fields.get(name)
+        value = float(value) if is_number(value) and isinstance(1.0, wanted) else value
+        whole = isinstance(value, int) and not is_number(value)  # true and false are integers too
+        if name in fields and (whole or not isinstance(value, wanted)):
+            raise ValueError(f"{name} is {value!r:.100}")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def is_number(value: Any) -> bool:
+    """Returns True for a finite number of JSON that a float holds; not for true and false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def csv_text(text: str) -> str:
+    """Returns a text for a cell of a CSV: with an apostrophe before what a spreadsheet would run as a formula."""
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -1,4 +1,4 @@
-"""Takes SIGTERM and Ctrl-C as a request to stop: all processes stop at the same next step."""
+"""Takes SIGTERM, SIGHUP and Ctrl-C as a request to stop: all processes stop at the same next step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ PREEMPTED, INTERRUPTED = "preempted", "interrupted"
 
 
 class StopSignals:
-    """Context in which the first SIGTERM or Ctrl-C makes this object true.
+    """Context in which the first SIGTERM, SIGHUP or Ctrl-C makes this object true.
 
+    SIGHUP, which a terminal sends that is closed, counts as SIGTERM; where it is ignored, as under nohup, it stays so.
     A second Ctrl-C leaves at once, through a KeyboardInterrupt. Should that take its time, a third ends the process.
     With several processes SIGTERM is left to JAX, which informs all of them; Ctrl-C is handed on to it.
 
     Attributes:
-      reason: `preempted` after SIGTERM, `interrupted` after Ctrl-C, empty before.
+      reason: `preempted` after SIGTERM or SIGHUP, `interrupted` after Ctrl-C, empty before.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,9 @@ class StopSignals:
         return True
 
     def __enter__(self) -> StopSignals:
-        numbers = (signal.SIGTERM, signal.SIGINT) if processes.count() == 1 else (signal.SIGINT,)
+        numbers = {signal.SIGHUP, signal.SIGINT} | ({signal.SIGTERM} if processes.count() == 1 else set())
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            numbers.remove(signal.SIGHUP)
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
                 self._before[number] = signal.signal(number, self._note)

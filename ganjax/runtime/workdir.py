@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from ganjax.runtime import allocator as machine
-from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.errors import MachineError, UserError
+from ganjax.runtime.files import atomic_write_json, check_utf8, read_json, read_object
 from ganjax.runtime.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -90,6 +90,7 @@ class Workdir:
             UserError: the folder cannot be used, another live run holds it, or its config differs.
         """
         path = Path(path).absolute()
+        check_utf8(path, "--workdir")
         workdir = cls(path, _take_lock(path))
         try:
             workdir._settle_config(json.loads(json.dumps(config)), allowed, before or {})
@@ -171,7 +172,7 @@ def _take_lock(path: Path) -> int:
         os.pwrite(lock, json.dumps(holder).encode(), 0)
     except BlockingIOError as error:
         os.close(lock)
-        raise UserError(
+        raise MachineError(
             f"--workdir={path} is in use: expected a folder without a live run, "
             f"came one held by {_holder(path / '.lock')}. "
             "Wait for that run, end it, or give another --workdir."
@@ -195,14 +196,13 @@ def lock_record(path: Path) -> bytes | None:
 
 
 def _holder(lock: Path) -> str:
-    try:
-        record = json.loads(lock.read_text())
-        return f"process {record['pid']} on host {record['host']} since {record['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    record = read_object(lock)
+    if not record.keys() >= {"pid", "host", "since"}:
         return "another process, which has not written its name yet"
+    return f"process {record['pid']} on host {record['host']} since {record['since']}"
 
 
-def _unusable(path: Path, error: OSError) -> UserError:
+def _unusable(path: Path, error: OSError) -> MachineError:
     reasons = {
         errno.EEXIST: "a file of that name is in the way",
         errno.ENOTDIR: "a parent of it is a file",
@@ -210,7 +210,7 @@ def _unusable(path: Path, error: OSError) -> UserError:
         errno.EOPNOTSUPP: "its file system offers no locks",
     }
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
-    return UserError(
+    return MachineError(
         f"--workdir={path} cannot be used: expected a folder to create and write in, came: {reason}. "
         "Give another --workdir, or mend this one."
     )
@@ -219,7 +219,7 @@ def _unusable(path: Path, error: OSError) -> UserError:
 def _read_config(file: Path) -> dict[str, Any] | None:
     """Reads the config of the run in the folder. Returns None where there is no run."""
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

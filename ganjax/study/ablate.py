@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ganjax.config import plugin_record
 from ganjax.config.options import BY_KEY
 from ganjax.config.recipe import flatten
 from ganjax.evals.monitor import read_rows
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import UserError, quoted
 from ganjax.runtime.files import atomic_write_json, write_atomically
 from ganjax.runtime.signals import StopSignals
 from ganjax.runtime.workdir import Workdir
@@ -32,6 +32,7 @@ from ganjax.study.tables import describe, to_csv
 STUDY = "study.json"
 EXECUTORS = ("local", "ray")
 PAGE_EVERY = 120.0  # seconds between two pages while a study runs
+MOST_REASONS = 5  # of runs that were left out
 
 
 @dataclass
@@ -85,7 +86,8 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
     """Runs the rest of the study `spec` in `workdir` and returns the records of all runs that have ended.
 
     Raises:
-      UserError: the study cannot be run (found before any run), or the folder holds another study.
+      UserError: the study cannot be run (found before any run), the folder holds another study, or runs have no result
+        because the machine failed them; what there is has been written then.
     """
     study = load_study(spec)
     runs = expand(study)
@@ -106,16 +108,29 @@ def ablate(spec: str, workdir: Path, options: Options) -> list[dict[str, Any]]:
         atomic_write_json(workdir / STUDY, {**resolved(study, runs), "spec": spec, "runs": len(runs)})
         if options.retry_failed:
             forget_failures(runs, workdir)
-        _run(study, runs, workdir, spec, options, devices, stop)
+        left_out = _run(study, runs, workdir, spec, options, devices, stop)
         records = collect(runs, workdir)
         write_pages(study, runs, records, workdir, spec)
         console = Console()
         how_far = f"{len(records)} of {len(runs)} runs have ended"
+        if left_out:
+            raise UserError(_left_out(left_out, how_far))
         if stop:
             console.print(f"Stopped ({stop.reason}): {how_far}; the same command goes on.", highlight=False)
         else:
             console.print(f"{how_far}; the page is {workdir / 'report.html'}", highlight=False)
     return records
+
+
+def _left_out(reasons: Mapping[str, str], how_far: str) -> str:
+    """Returns the message about runs without a result that is theirs."""
+    lines = [f"  {folder}: {reason}" for folder, reason in list(reasons.items())[:MOST_REASONS]]
+    if len(reasons) > MOST_REASONS:
+        lines.append(f"  and {len(reasons) - MOST_REASONS} more")
+    return "\n".join(
+        [f"{how_far}; {len(reasons)} were left out for no fault of theirs:", *lines]
+        + ["They count as nothing, and the same command tries them again."]
+    )
 
 
 def _may_change(key: str) -> bool:
@@ -132,8 +147,8 @@ def _run(
     options: Options,
     devices: Sequence[Any],
     stop: StopSignals,
-) -> None:
-    """Runs all groups of this shard by the executor."""
+) -> dict[str, str]:
+    """Runs all groups of this shard by the executor. Returns folder → reason of the runs that were left out."""
     from ganjax.study import calibration, running
 
     progress, last_page = Progress(len(runs)), time.monotonic()
@@ -151,11 +166,10 @@ def _run(
         from ganjax.study import ray_executor  # only now: Ray is an extra
 
         units = make_units(runs, options.per_device or 1)
-        ray_executor.run_units(units, workdir, stop, ended)
-        return
+        return ray_executor.run_units(units, workdir, stop, ended)
     size = options.per_device or calibration.per_device(base, devices, workdir)
     groups = in_groups(make_units(runs, size), len(devices))
-    running.run_units(in_shard(groups, *options.shard), workdir, devices, stop, ended)
+    return running.run_units(in_shard(groups, *options.shard), workdir, devices, stop, ended)
 
 
 def write_pages(
@@ -170,7 +184,13 @@ def write_pages(
     logs = [read_rows(workdir / record["folder"] / "metrics.jsonl") for record in completed]
     stopped = stopping(logs, study.primary, higher=study.metrics[study.primary] == "higher")
     write_atomically(workdir / "results.csv", to_csv(records, metrics).encode(), "results")
-    table = f"# {study.title}\n\n{describe(analysis)}\n{claims_table(claims, stopped, study.primary)}"
+    ended = {record["folder"] for record in records}
+    missing = [f"`{run.folder}`" for run in runs if run.folder not in ended]
+    note = f"{len(missing)} of {len(runs)} runs have no result and are left out: {', '.join(missing)}.\n\n"
+    table = (
+        f"# {study.title}\n\n{note if missing else ''}{describe(analysis)}\n"
+        f"{claims_table(claims, stopped, study.primary)}"
+    )
     write_atomically(workdir / "results.md", table.encode(), "results")
     middle = {variant.name: variant.median_seed for variant in analysis.variants}
     grids = {
@@ -187,7 +207,7 @@ def write_pages(
         grids,
         planned=len(runs),
         description=study.notes,
-        command=f"ganjax ablate --config={spec} --workdir={workdir}",
+        command=f"ganjax ablate --config={quoted(spec)} --workdir={quoted(workdir)}",
         claims=claims,
         stopped=stopping_words(stopped, study.primary) if stopped.runs else (),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from ganjax.run.setup import load_data, scans
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, read_object
 from ganjax.study.config import RunSpec
 from ganjax.training import parallel
 from ganjax.training.build import build
@@ -32,10 +31,9 @@ def per_device(base: Sequence[RunSpec], devices: Sequence[jax.Device], workdir: 
     It is the earlier choice in this folder, or the best by trial.
     """
     path = workdir / FILE
-    try:
-        return int(json.loads(path.read_text())["per_device"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    chosen = read_object(path).get("per_device")
+    if chosen in SIZES and isinstance(chosen, int):
+        return chosen
     most = -(-len(base) // len(devices))
     rates: dict[int, float] = {}
     best = 1

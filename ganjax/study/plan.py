@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ganjax.config.recipe import flatten, unflatten
+from ganjax.evals.monitor.verdicts import DIVERGED
 from ganjax.run.dry_run import check_plugins
 from ganjax.run.recovery import RESTART, ROLLBACK
 from ganjax.run.setup import Setup, load_data
 from ganjax.runtime.errors import UserError
-from ganjax.study.config import RunSpec, Variant
+from ganjax.runtime.files import is_number, read_object
+from ganjax.study.config import BASE, RunSpec, Variant
 from ganjax.training.build import build, program_of
 
 RESULT = "result.json"  # in the folder of a run that has ended
+STATUSES = ("completed", DIVERGED, "failed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +102,38 @@ def check_sizes(runs: Sequence[RunSpec]) -> None:
 
 
 def record_of(run: RunSpec, workdir: Path) -> dict[str, Any] | None:
-    """Returns the line of `results.jsonl` of a run that has ended, or None for another."""
-    try:
-        found: Any = json.loads((workdir / run.folder / RESULT).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    """Returns the line of `results.jsonl` of a run that has ended, or None for another, and for a damaged one."""
+    found = read_object(workdir / run.folder / RESULT)
+    return {**found, **described(run)} if _is_result(found) else None
+
+
+def described(run: RunSpec) -> dict[str, Any]:
+    """Returns what a record says of a run, however it ended."""
+    variant = run.variant
+    return {
+        "variant": variant.name,
+        "group": variant.group,
+        "seed": run.seed,
+        "base": variant.name == BASE,
+        "expected": variant.expected,
+        "claim": variant.claim,
+        "differences": {key: list(pair) for key, pair in run.differences.items()},
+        "folder": run.folder,
+    }
+
+
+def _is_result(found: Mapping[str, Any]) -> bool:
+    metrics, verdicts = found.get("metrics"), found.get("verdicts")
+    return (
+        found.get("status") in STATUSES
+        and isinstance(found.get("reason"), str)
+        and isinstance(found.get("collapsed"), bool)
+        and all(is_number(found.get(name)) for name in ("steps", "images", "seconds"))
+        and isinstance(metrics, dict)
+        and all(value is None or is_number(value) for value in metrics.values())
+        and isinstance(verdicts, list)
+        and all(isinstance(verdict, str) for verdict in verdicts)
+    )
 
 
 def forget_failures(runs: Sequence[RunSpec], workdir: Path) -> None:

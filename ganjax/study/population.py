@@ -111,7 +111,7 @@ class Population:
             own = _setup(config, self._devices[0], setup) if members else setup
             settle(folder, own.dataset, config)
             session = Session(config, own, folder, saved, resume_at=at)
-            console = Console(file=stack.enter_context((folder / LOG).open("a")), width=100)
+            console = Console(file=stack.enter_context((folder / LOG).open("a", encoding="utf-8")), width=100)
             writer = RunWriter(
                 folder,
                 total_steps=config.train.steps,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.signals import StopSignals
-from ganjax.study.plan import Unit, from_task, to_task
+from ganjax.study.plan import Unit, from_task, record_of, to_task
 
 RETRIES = 3  # of a unit whose worker died
 POLL_SECONDS = 1.0
@@ -22,8 +22,10 @@ POLL_SECONDS = 1.0
 
 def run_units(
     units: Sequence[Unit], workdir: Path, stop: StopSignals, ended: Callable[[Sequence[Unit]], None]
-) -> None:
+) -> dict[str, str]:
     """Runs every unit as a task of the cluster at `RAY_ADDRESS`, or of one that is started here.
+
+    Returns folder → reason of the runs that were left out (`running.run_group`), or whose worker was lost.
 
     Raises:
       UserError: Ray is not installed, or no cluster can be reached.
@@ -41,6 +43,7 @@ def run_units(
     work = ray.remote(max_retries=RETRIES, **_device(ray.cluster_resources()))(_work)
     folder = str(workdir.absolute())
     waiting: dict[Any, Unit] = {}
+    left_out: dict[str, str] = {}
     try:
         for unit in units:
             tasks = [to_task(run) for run in unit.runs]
@@ -49,11 +52,12 @@ def run_units(
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
             for reference in ready:
                 unit = waiting.pop(reference)
-                _settle(ray, reference, unit, workdir)
+                left_out |= _settle(ray, reference, unit, workdir)
                 ended([unit])
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
+    return left_out
 
 
 def _device(resources: dict[str, float]) -> dict[str, Any]:
@@ -65,23 +69,31 @@ def _device(resources: dict[str, float]) -> dict[str, Any]:
     return {"num_cpus": 1}
 
 
-def _work(tasks: list[dict[str, Any]], program: str, alone: bool, folder: str) -> None:
-    """Trains a unit, in a worker, or the part of it that an earlier try has left."""
+def _work(tasks: list[dict[str, Any]], program: str, alone: bool, folder: str) -> dict[str, str]:
+    """Trains a unit, in a worker, or the part of it that an earlier try has left; returns what was left out."""
     from ganjax.config import plugin_record
     from ganjax.study import running
 
     plugin_record.restore(plugin_record.read(Path(folder)), trusted=True)  # the driver has run them
     unit = Unit(0, program, tuple(from_task(task) for task in tasks), alone)
     devices = running.prepare_devices(1)
-    running.run_group([unit], Path(folder), devices, StopSignals())
-
-
-def _settle(ray: Any, reference: Any, unit: Unit, workdir: Path) -> None:
-    """Ends a task: its runs have their results, or get the reason of its failure as their result."""
-    from ganjax.study import running
-
     try:
-        ray.get(reference)
+        return running.run_group([unit], Path(folder), devices, StopSignals())
+    except UserError as error:
+        return {run.folder: str(error) for run in unit.runs}
+
+
+def _settle(ray: Any, reference: Any, unit: Unit, workdir: Path) -> dict[str, str]:
+    """Ends a task, and returns what it left out: all of its runs without a result where the worker was lost.
+
+    An error of a run is written by the worker as its result; what reaches us here is Ray's own, or the cluster's.
+    """
+    try:
+        found: dict[str, str] = ray.get(reference)
     except ray.exceptions.RayError as error:
-        for run in unit.runs:
-            running.record_failure(run, workdir, getattr(error, "cause", None) or error)
+        found = {run.folder: f"its task failed: {str(error).strip()}" for run in unit.runs}
+    return {
+        run.folder: found[run.folder]
+        for run in unit.runs
+        if run.folder in found and not record_of(run, workdir)
+    }

@@ -34,7 +34,7 @@ def curves(
             name: [
                 (int(row["images"]), float(row[f"eval/{name}"]))
                 for row in rows
-                if row.get(f"eval/{name}") is not None
+                if row.get(f"eval/{name}") is not None and row.get("images") is not None
             ]
             for name in metrics
         }

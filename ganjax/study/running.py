@@ -7,7 +7,6 @@ killed ends with the same lines as an unbroken one.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from typing import Any
 import jax
 
 from ganjax.evals.monitor import read_rows
-from ganjax.evals.monitor.verdicts import FINE
+from ganjax.evals.monitor.verdicts import DIVERGED, FINE
 from ganjax.run.train import train
-from ganjax.runtime.errors import DivergedError, UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.errors import DivergedError, MachineError, UserError, machine_failure
+from ganjax.runtime.files import atomic_write_json, atomic_write_text, is_number, read_object
 from ganjax.runtime.signals import StopSignals
-from ganjax.study.config import BASE, RunSpec
-from ganjax.study.plan import RESULT, Unit, record_of
+from ganjax.study.config import RunSpec
+from ganjax.study.plan import RESULT, Unit, described, record_of
 from ganjax.study.population import Population
 from ganjax.training import parallel
 
@@ -37,59 +36,97 @@ def prepare_devices(devices: int = 0) -> list[jax.Device]:
     return jax.devices()[: devices or None]
 
 
-def run_group(group: Sequence[Unit], workdir: Path, devices: Sequence[jax.Device], stop: StopSignals) -> None:
+def run_group(
+    group: Sequence[Unit], workdir: Path, devices: Sequence[jax.Device], stop: StopSignals
+) -> dict[str, str]:
     """Trains the runs of some units that have not ended, side by side, and writes the result of each run that ends.
 
-    An error in a run is its result. Only a signal leaves runs without one.
+    An error in a run is its result. A signal leaves runs without one, and so does what is no fault of theirs: a failure
+    of the machine, or a damaged folder.
+
+    Returns:
+      folder → reason of the runs that were left out so; the next call tries them again.
+
+    Raises:
+      MachineError: of the disk, which the runs that come next would meet too.
     """
+    sharing = sum(len(unit.runs) for unit in group)
     for unit in group:
         for run in unit.runs:
-            _take_result(run, workdir, _sharing(group))  # a kill between the end of a run and its result
+            _take_result(run, workdir, sharing)  # a kill between the end of a run and its result
     left = [[None if record_of(run, workdir) else run for run in unit.runs] for unit in group]
-    left = [unit for unit in left if any(unit)]
-    if not left or stop:
-        return
-    runs = [run for unit in left for run in unit if run is not None]
+    return _train(left, group[0].alone, workdir, devices, stop, sharing)
+
+
+def _train(
+    units: Sequence[Sequence[RunSpec | None]],
+    alone: bool,
+    workdir: Path,
+    devices: Sequence[jax.Device],
+    stop: StopSignals,
+    sharing: int,
+) -> dict[str, str]:
+    """Trains the runs in their places, as `run_group`; None is the place of a run that is not to be trained."""
+    units = [unit for unit in units if any(unit)]
+    if not units or stop:
+        return {}
+    runs = [run for unit in units for run in unit if run is not None]
     try:
-        if group[0].alone:
+        if alone:
             (run,) = runs
-            _alone(run, workdir)
+            with contextlib.suppress(DivergedError):  # its summary says so
+                train(run.config, workdir / run.folder)
         else:
-            units = [
-                [None if run is None else (run.config, workdir / run.folder) for run in unit] for unit in left
+            placed = [
+                [None if run is None else (run.config, workdir / run.folder) for run in unit]
+                for unit in units
             ]
-            with Population(units, devices, stop) as population:
+            with Population(placed, devices, stop) as population:
                 population.run()
-    except (UserError, DivergedError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
-        for run in runs:
-            if not _take_result(run, workdir, _sharing(group)):
-                record_failure(run, workdir, error)
-        return
-    for run in runs:
-        _take_result(run, workdir, _sharing(group))
-
-
-def _sharing(group: Sequence[Unit]) -> int:
-    """Returns the number of runs that share the machine while this group trains."""
-    return sum(len(unit.runs) for unit in group)
-
-
-def _alone(run: RunSpec, workdir: Path) -> None:
-    with contextlib.suppress(DivergedError):  # its summary says so
-        train(run.config, workdir / run.folder)
+    except (
+        *(UserError, DivergedError, MemoryError, OSError),
+        *(RuntimeError, ValueError, TypeError, ArithmeticError),
+    ) as error:
+        open_runs = [run for run in runs if not _take_result(run, workdir, sharing)]
+        failure = machine_failure(error)
+        if isinstance(failure, MachineError):
+            raise failure from error
+        if isinstance(error, OSError):
+            raise
+        if len(open_runs) > 1:  # one by one, so that none gets another's error for a result
+            found: dict[str, str] = {}
+            for run in open_runs:
+                own = [[member if member is run else None for member in unit] for unit in units]
+                found |= _train(own, alone, workdir, devices, stop, sharing)
+            return found
+        for run in open_runs:
+            if failure is not None:
+                return {run.folder: str(failure)}
+            record_failure(run, workdir, error)
+        return {}
+    lost = [run.folder for run in runs if not (_take_result(run, workdir, sharing) or stop)]
+    return dict.fromkeys(lost, "the last line of its log is lost; delete its folder to train it anew")
 
 
 def record_failure(run: RunSpec, workdir: Path, error: Exception) -> None:
-    """Writes the result of a run that ended in an error; a result that it has already stays."""
+    """Writes the result of a run that ended in an error of its own; a result that it has already stays."""
     if record_of(run, workdir) is not None:
         return
     folder = workdir / run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    reason = str(error).strip() or type(error).__name__
-    if not isinstance(error, UserError):
-        (folder / FAILURES).write_text("".join(traceback.format_exception(error)))
-        reason = f"{type(error).__name__}: {reason.splitlines()[0][:300]}"
-    _write(run, workdir, {"status": "failed", "reason": reason, "steps": 0, "images": 0, "seconds": 0.0})
+    atomic_write_text(folder / FAILURES, "".join(traceback.format_exception(error)))
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    _write(
+        run,
+        workdir,
+        {
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {reason}",
+            "steps": 0,
+            "images": 0,
+            "seconds": 0.0,
+        },
+    )
 
 
 def _take_result(run: RunSpec, workdir: Path, sharing: int) -> bool:
@@ -100,16 +137,18 @@ def _take_result(run: RunSpec, workdir: Path, sharing: int) -> bool:
     if record_of(run, workdir) is not None:
         return True
     folder = workdir / run.folder
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+    summary = read_object(folder / "summary.json")
+    if not all(is_number(summary.get(name)) for name in ("steps", "images", "seconds")):
         return False
     ended = summary.get("reason") == "completed" and (
         summary["steps"] >= run.config.train.steps or run.config.train.max_seconds
     )
-    if not ended and summary.get("reason") != "diverged":
+    if not ended and summary.get("reason") != DIVERGED:
         return False
     rows = read_rows(folder / "metrics.jsonl")
+    if ended and (not rows or rows[-1]["step"] != summary["steps"]):
+        return False
+    rows = rows or [{}]
     seen = [str(row.get("verdict", "")).split(", ") for row in rows]
     bad = {name for names in seen for name in names} - FINE - {""}
     last = {name.removeprefix("eval/"): value for name, value in rows[-1].items() if name.startswith("eval/")}
@@ -129,22 +168,8 @@ def _take_result(run: RunSpec, workdir: Path, sharing: int) -> bool:
 
 
 def _write(run: RunSpec, workdir: Path, result: dict[str, Any]) -> None:
-    variant = run.variant
-    record = {
-        "variant": variant.name,
-        "group": variant.group,
-        "seed": run.seed,
-        "base": variant.name == BASE,
-        "expected": variant.expected,
-        "claim": variant.claim,
-        "differences": {key: list(pair) for key, pair in run.differences.items()},
-        "metrics": {},
-        "verdicts": [],
-        "collapsed": False,
-        **result,
-        "folder": run.folder,
-    }
-    atomic_write_json(workdir / run.folder / RESULT, record)
+    nothing = {"metrics": {}, "verdicts": [], "collapsed": False}
+    atomic_write_json(workdir / run.folder / RESULT, {**described(run), **nothing, **result})
 
 
 def run_units(
@@ -153,17 +178,18 @@ def run_units(
     devices: Sequence[jax.Device],
     stop: StopSignals,
     ended: Callable[[Sequence[Unit]], None],
-) -> None:
+) -> dict[str, str]:
     """Runs every group in turn, in this process, and calls `ended` after each.
 
-    Compiled code is dropped with its program.
+    Compiled code is dropped with its program. Returns folder → reason of the runs that were left out (`run_group`).
     """
-    program = ""
+    program, left_out = "", dict[str, str]()
     for group in groups:
         if stop:
-            return
+            break
         if program and group[0].program != program:
             jax.clear_caches()
         program = group[0].program
-        run_group(group, workdir, devices, stop)
+        left_out |= run_group(group, workdir, devices, stop)
         ended(group)
+    return left_out

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ganjax.run.report.format import between, number, probability, signed
+from ganjax.runtime.files import csv_text
 from ganjax.study.analysis import Analysis, Comparison, Spread, Variant
 from ganjax.study.inference import FEWEST
 
@@ -131,6 +132,8 @@ def _others(analysis: Analysis) -> list[str]:
 def to_csv(records: Iterable[Mapping[str, Any]], metrics: Sequence[Mapping[str, str]]) -> str:
     """Returns one line a run: variant, end, metrics, `verdicts` joined by `; `, `differences` as JSON.
 
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+
     Args:
       records: records as for `analyse`.
       metrics: their names become columns, after which come all others that any record has.
@@ -141,14 +144,14 @@ def to_csv(records: Iterable[Mapping[str, Any]], metrics: Sequence[Mapping[str, 
     )
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
-    table.writerow([*COLUMNS, *names, "verdicts", "differences"])
+    table.writerow([*COLUMNS, *map(csv_text, names), "verdicts", "differences"])
     for row in rows:
         values = row.get("metrics") or {}
         table.writerow(
             [
                 *(_value(row.get(column)) for column in COLUMNS),
                 *(_value(values.get(name)) for name in names),
-                "; ".join(row.get("verdicts") or ()),
+                csv_text("; ".join(row.get("verdicts") or ())),
                 json.dumps(row.get("differences") or {}, sort_keys=True),
             ]
         )
@@ -158,4 +161,6 @@ def to_csv(records: Iterable[Mapping[str, Any]], metrics: Sequence[Mapping[str, 
 def _value(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return csv_text(value)
     return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -23,7 +24,7 @@ from ganjax.cli.completion import parsers_in
 from ganjax.config import recipe as configs
 from ganjax.config.options import OPTIONS
 from ganjax.config.shipped import FOLDERS, shipped, summary
-from ganjax.runtime.errors import DivergedError
+from ganjax.runtime.errors import DivergedError, UserError, quoted
 from ganjax.runtime.signals import StopSignals
 from ganjax.runtime.workdir import Workdir
 
@@ -222,7 +223,19 @@ def test_overrides_in_both_spellings() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(KeyboardInterrupt(), 130, "left at once"), (DivergedError("It diverged."), 3, "It diverged.")],
+    [
+        (KeyboardInterrupt(), 130, "left at once"),
+        (DivergedError("It diverged."), 3, "It diverged."),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x"),
+            2,
+            "failed at /x: No space left on device. Free",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "(ulimit -n)"),
+        (MemoryError(), 2, "not enough memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), 2, "allocating 8 bytes"),
+        (UserError("\x1b[31m\r\ud800/\u202e"), 2, r"ganjax: \x1b[31m\x0d\xed\xa0\x80/\xe2\x80\xae"),
+    ],
 )
 def test_exit_codes(
     main: Main, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
@@ -250,6 +263,7 @@ def test_a_hook_that_is_set_during_a_run_outlives_it(monkeypatch):
         ([signal.SIGTERM], "preempted"),
         ([signal.SIGTERM, signal.SIGTERM], "preempted"),
         ([signal.SIGINT], "interrupted"),
+        ([signal.SIGHUP], "preempted"),
     ],
 )
 def test_signals_ask_to_stop(numbers: Sequence[signal.Signals], reason: str) -> None:
@@ -260,6 +274,27 @@ def test_signals_ask_to_stop(numbers: Sequence[signal.Signals], reason: str) -> 
             os.kill(os.getpid(), number)
         assert stop.reason == reason and bool(stop) == bool(numbers)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "it's", "$(x)", "\x1b[31m;ls\n", "tab\there", "back\\slash\x07", "é"]
+)
+def test_printed_commands_are_what_bash_reads_back(name: str) -> None:
+    told = quoted(Path(name))
+    assert not re.search(r"[\x00-\x1f]", told)
+    done = subprocess.run(["bash", "-c", f"printf %s {told}"], capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == name
 
 
 def test_a_second_interrupt_leaves_and_a_third_kills() -> None:
@@ -426,8 +461,11 @@ def test_dry_run_in_words_warns_of_a_lopsided_pair(run_cli: RunCli, tmp_path: Pa
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize(("offline", "code"), [("1", 2), ("0", 0)])
-def test_offline_connects_to_nothing_but_this_machine(offline: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "offline", "code"),
+    [("tcp", "1", 2), ("tcp", "0", 0), ("sendto", "1", 2), ("sendmsg", "1", 2), ("name", "1", 2)],
+)
+def test_offline_connects_to_nothing_but_this_machine(how: str, offline: str, code: int) -> None:
     """To an address of documentation, where nobody answers; the listener on this machine always may be reached."""
     program = """
 import socket, sys
@@ -436,7 +474,15 @@ cli.forbid_network()
 with socket.create_server(("127.0.0.1", 0)) as server:
     socket.create_connection(server.getsockname()).close()
 try:
-    socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+    if sys.argv[1] == "tcp":
+        socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+    elif sys.argv[1] == "name":
+        socket.getaddrinfo("192.0.2.1", 80)
+    else:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(("127.0.0.1", 0))
+            sender.sendto(b"", sender.getsockname())
+            getattr(sender, sys.argv[1])(*([[b""], [], 0] if sys.argv[1] == "sendmsg" else [b""]), ("192.0.2.1", 9))
 except OSError:
     pass
 except cli.UserError as error:
@@ -444,7 +490,7 @@ except cli.UserError as error:
     sys.exit(2)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, how],
         env={**os.environ, "GANJAX_OFFLINE": offline},
         capture_output=True,
         text=True,

@@ -113,7 +113,7 @@ def test_tampering_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_classifier("digits")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "text", "no metadata", "other network", "pickle"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "text", "no metadata", "other network", "pickle", "nan"])
 def test_damaged_files_of_a_user_are_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     content = bytearray((WEIGHTS / "digits.npz").read_bytes())
@@ -131,6 +131,10 @@ def test_damaged_files_of_a_user_are_refused(damage: str, tmp_path: Path) -> Non
         np.savez(path, **arrays)
     elif damage == "other network":
         arrays["metadata"] = np.array(json.dumps({**DIGITS.metadata, "width": 8}))
+        np.savez(path, **arrays)
+    elif damage == "nan":  # its features would be all alike, and FID 0
+        name = next(name for name in arrays if name != "metadata")
+        arrays[name].flat[0] = np.nan
         np.savez(path, **arrays)
     elif damage == "pickle":
         arrays["metadata"] = np.array([{"classes": 10}], object)

@@ -19,7 +19,7 @@ from paths import ORACLE_FILES
 from ganjax.evals import features
 from ganjax.evals.features import inception
 from ganjax.evals.features.classifiers import load_classifier
-from ganjax.evals.features.weight_files import MAGIC, parse_weights, read_weights
+from ganjax.evals.features.weight_files import MAGIC, check_finite, parse_weights, read_weights
 from ganjax.runtime.errors import UserError
 
 ORACLE = np.load(ORACLE_FILES / "inception_torch.npz")
@@ -229,6 +229,8 @@ def test_safetensors_and_npz(tmp_path: Path) -> None:
 def test_weights_of_another_network_and_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"not FID's Inception network: .* is missing"):
         inception.convert({}, "x")
+    with pytest.raises(ValueError, match="1 of its arrays are not finite, among them b"):
+        check_finite({"a": np.zeros(2, np.float32), "b": np.array([np.inf], np.float32)})
     zeros = {
         f"Conv2d_1a_3x3.bn.{part}": np.zeros(32) for part in ("weight", "bias", "running_mean", "running_var")
     }

@@ -20,6 +20,7 @@ from ganjax.evals.monitor import (
     class_spreads,
     features_of,
     judge_rows,
+    judge_run,
     read_rows,
 )
 from ganjax.evals.monitor.probe import layer_sigmas, pooled, separation
@@ -269,6 +270,37 @@ def test_every_verdict_has_words() -> None:
 )
 def test_divergence_shows_in_many_numbers(row: dict[str, Any]) -> None:
     assert names(rows_of([{}] * 10 + [row] * 4)) == ["divergence"]
+
+
+def test_a_number_that_is_not_finite_is_a_verdict_at_once() -> None:
+    """Also in a line between two measurements, which alone count for all else."""
+    rows = rows_of([{}] * 10)
+    last = {"step": 110, "loss/gen": 1.0, "loss/dis": None}
+    (verdict,) = judge_rows([*rows, last], 400)
+    assert (verdict.name, verdict.since) == ("divergence", 110) and "loss/dis" in verdict.evidence
+    watched = Watch(lambda state: {}, total_steps=400, every_steps=100, log_steps=10, rows=rows)
+    assert watched(110, None, last)["verdict"] == "divergence"
+
+
+def test_a_run_that_ended_diverged_is_not_healthy() -> None:
+    rows = rows_of([{}] * 10)
+    assert judge_run(rows, 400, "completed") == judge_run(rows, 400, None) == []
+    assert [(v.name, v.since) for v in judge_run(rows, 400, "diverged")] == [("divergence", 100)]
+    assert [v.name for v in judge_run([], 400, "diverged")] == ["divergence"]
+    collapsed = rows_of([{}] * 30 + [BAD["mode collapse"]] * SUSTAINED)
+    assert [v.name for v in judge_run(collapsed, 400, "diverged")] == ["divergence"]
+
+
+@pytest.mark.parametrize("name", [key for key in GOOD if key.startswith("monitor/")])
+@pytest.mark.parametrize("value", [None, "missing"])
+def test_lines_that_lack_a_measurement_are_judged_by_the_rest(name: str, value: Any) -> None:
+    rows = rows_of([{}] * 30 + [BAD["mode collapse"]] * 8)
+    for row in rows[::3]:
+        row.pop(name)
+        if value is None:
+            row[name] = None
+    assert "mode collapse" in names(rows)
+    assert names([{**row, name: None} for row in rows]) in ([], ["mode collapse"])
 
 
 def test_a_vanished_gradient_is_d_winning_wherever_the_samples_lie() -> None:

@@ -152,6 +152,16 @@ def test_the_best_are_kept(best: str, expected: list[int], tmp_path: Path) -> No
     assert checkpoint_folder(tmp_path, None) == checkpoint_folder(tmp_path, 30) == tmp_path / "checkpoints"
 
 
+@pytest.mark.parametrize("index", ["", '{"measure": "fid", "steps": {"99": 0.5}}', "[]"])
+def test_a_damaged_index_loses_no_checkpoint(index: str, tmp_path: Path) -> None:
+    for step, value in {10: 1.0, 20: 3.0, 30: 2.0}.items():
+        made = evaluation(tmp_path, eval__keep_best=2)
+        made._keep(step, {"w": np.full(3, step, np.float32)}, {"fid": value})  # type: ignore[arg-type]
+        (tmp_path / BEST / "index.json").write_text(index)
+    with Checkpointer(tmp_path / BEST, keep=0) as kept:
+        assert kept.steps() == [10, 30]
+
+
 def test_removing_a_step(tmp_path: Path) -> None:
     with Checkpointer(tmp_path / "x", keep=0) as checkpoints:
         for step in (1, 2):

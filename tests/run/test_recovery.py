@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from small import points_config, small_dataset
 
 from ganjax.evals.monitor import Verdict, watch
 from ganjax.run import loop
-from ganjax.run.recovery import HEALTHY_FOLDER, Remedies
+from ganjax.run.recovery import HEALTHY_FOLDER, Remedies, Remedy, read_remedies
 from ganjax.run.setup import Setup
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import DivergedError, UserError
@@ -192,6 +193,39 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "remedies.json").write_text('[{"nope": 1}]')
     with pytest.raises(UserError, match=r"remedies\.json: expected the list of restarts"):
         Remedies(tmp_path, config_of("warn"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rate_gen": "x"}, {"rate_gen": 0}, {"to_step": None}, {"number": 2}, {"step": 1e9}]
+)
+def test_odd_values_in_the_record_are_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    record = vars(Remedy(1, "restart_lower_lr", 20, "mode collapse", "made up", 0, 0.25, 0.25, 7))
+    (tmp_path / "remedies.json").write_text(json.dumps([record]))
+    assert read_remedies(tmp_path / "remedies.json")[0].rate_gen == 0.25
+    (tmp_path / "remedies.json").write_text(json.dumps([{**record, **changed}]))
+    with pytest.raises(UserError, match="expected the list of restarts"):
+        read_remedies(tmp_path / "remedies.json")
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_the_twin_that_a_kill_lost_is_made_at_the_next_start(
+    well: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a checkpoint and its twin; none of a state that was not judged healthy."""
+    config = config_of("rollback_lower_lr", monitor__samples=0, monitor__max_actions=0)
+    state = build(config, small_dataset(points=True)).init()
+    with Checkpointer(tmp_path / "checkpoints", keep=2) as checkpoints:
+        checkpoints.save(20, state, metadata={"seconds": 1.5, "networks": 1}, block=True)
+        bad = [] if well else [Verdict("mode collapse", "bad", 10, "made up")]
+        monkeypatch.setattr(watch, "judge_rows", lambda rows, total: bad)
+        made = loop_in(tmp_path, config, checkpoints)
+    assert made.step == 20
+    with Checkpointer(tmp_path / HEALTHY_FOLDER, keep=0) as healthy:
+        assert healthy.steps() == ([20] if well else [])
+        if well:
+            found = healthy.restore(state)
+            assert found is not None and found[2]["seconds"] == 1.5
+            assert all(map(np.array_equal, jax.tree.leaves(found[1]), jax.tree.leaves(jax.device_get(state))))
 
 
 def test_healthy_checkpoints_are_kept_for_rollbacks_alone(tmp_path: Path) -> None:

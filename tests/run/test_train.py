@@ -160,7 +160,11 @@ def test_ten_kills_of_a_run_on_images(runs: Runs, images: Path) -> None:
 def test_signals_save_and_the_same_command_goes_on(runs: Runs, unbroken: Path) -> None:
     name = "signalled"
     workdir = runs.folder / name
-    for number, reason in ((signal.SIGTERM, "preempted"), (signal.SIGINT, "interrupted")):
+    for number, reason in (
+        (signal.SIGTERM, "preempted"),
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGHUP, "preempted"),
+    ):
         start = last_step(workdir)
         child = runs.start(name)
         wait_until(child, lambda start=start: last_step(workdir) >= start + 50)

@@ -295,7 +295,7 @@ def save_too_much(directory: Path, capfd: pytest.CaptureFixture[str], came: str)
         capfd.readouterr()
         assert checkpoints.save(2, noise)
         with pytest.raises(
-            UserError, match=rf"(?s)step 2 could not be saved.*{came}.*Make room.*is step 1\."
+            UserError, match=rf"(?s)step 2 could not be saved.*{came}.*Free some space.*is step 1\."
         ) as error:
             checkpoints.save(3, noise)
         assert "tensorstore_spec" not in str(error.value)

@@ -20,8 +20,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from ganjax.evals.monitor import read_rows
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs import (
+    LogWarning,
     MetricsWriter,
     Progress,
     RunWriter,
@@ -232,6 +234,35 @@ def test_a_torn_last_line_is_mended(tmp_path, tear):
     with MetricsWriter(path) as writer:
         writer.write(5, {})
     assert lines(path) == [{"step": 3}, {"step": 4}, {"step": 5}]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"step": 2, "loss/dis": \xff}',
+        b'{"step": 2, "loss/dis": "x"}',
+        b'{"step": 2, "loss/dis": NaN}',
+        b'{"step": 2, "loss/dis": 1e999}',
+        b'{"step": 2, "loss/dis": [1]}',
+        b'{"step": 2, "images": "many"}',
+        b'{"step": 2, "\\ud800": 1}',
+        b'{"step": 2.5}',
+        b'{"step": true}',
+        b'{"step": -1}',
+        b'{"step": 9007199254740993}',
+        b'{"step": 1' + b"0" * 5000 + b"}",
+        b'{"loss/dis": 2}',
+        b"[" * 100_000,
+        b"null",
+    ],
+)
+def test_damaged_lines_are_left_out_counted_and_named(tmp_path, bad):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 3, "loss/dis": null, "verdict": "x"}\n{"st')
+    with pytest.warns(LogWarning, match=r"metrics\.jsonl: 1 damaged line left out: 2\."):
+        assert [row["step"] for row in read_rows(path)] == [1, 3]
+    MetricsWriter(path).close()  # opening makes the file anew from what is left
+    assert read_rows(path) == [{"step": 1}, {"step": 3, "loss/dis": None, "verdict": "x"}]
 
 
 def test_a_resumed_run_writes_the_lines_after_its_checkpoint_anew(tmp_path):

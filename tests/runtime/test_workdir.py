@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import UserError, remedy
 from ganjax.runtime.files import atomic_write_json, atomic_write_text
 from ganjax.runtime.workdir import Workdir, flatten_config
 
@@ -208,3 +209,38 @@ def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.Mon
         atomic_write_text(file, "new")
     assert json.loads(file.read_text()) == {"é": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_names_that_are_not_utf8_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """The library of the checkpoints takes no other: the run would end at its first one."""
+    for path in (tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"\xff") / "run"):
+        with pytest.raises(UserError, match="is not UTF-8"):
+            Workdir.open(path, config={}, allowed=())
+    assert not list(tmp_path.iterdir())
+    Workdir.open(tmp_path / "café 🙂", config={}, allowed=()).release()
+
+
+def test_a_locale_without_utf8_is_told(tmp_path: Path) -> None:
+    code = "import sys; from ganjax.runtime.workdir import Workdir; Workdir.open(sys.argv[1], config={}, allowed=())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "é"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert "set LC_ALL=C.UTF-8" in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "Free some space"),
+        (OSError(errno.EMFILE, "Too many open files"), "limit of open files"),
+        (ValueError("INTERNAL: Error opening file: Too many open files [source]"), "limit of open files"),
+        (ValueError("UNKNOWN: No space left on device"), "Free some space"),
+        (OSError(errno.EACCES, "Permission denied"), "Make that place writable"),
+        (TypeError("Unable to cast"), "Check that path"),
+    ],
+)
+def test_room_is_asked_for_only_where_there_is_none(error: Exception, advice: str) -> None:
+    assert advice in remedy(error)

@@ -10,20 +10,26 @@ apply is said. Exit code 1 if a promise was broken.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
+import pty
 import random
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import kill_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120
@@ -333,6 +339,76 @@ def clock_jumps(bench: Bench) -> str:
     return f"400 days back, 800 forward: completed, {seconds[-1]:.0f} s on its own clock, which only grew"
 
 
+def terminal_closes(bench: Bench) -> str:
+    """The run's terminal goes away, as with a lost ssh or a closed window; it has no other place to write to."""
+    workdir = bench.folder / "terminal"
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ganjax",
+            "train",
+            *TINY,
+            "--config.train.steps=1000000",
+            f"--workdir={workdir}",
+        ],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 100
+    while not log(workdir) or log(workdir)[-1]["step"] < 25:
+        expect(child.poll() is None and time.monotonic() < deadline, "it did not reach step 25")
+        if select.select([ours], [], [], 0.02)[0]:
+            os.read(ours, 1 << 16)
+    os.close(ours)
+    code = child.wait(60)
+    steps = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+    summary = json.loads((workdir / "summary.json").read_text())
+    fine = code == 0 and summary["reason"] == "preempted" and summary["steps"] == steps
+    expect(fine, f"exit code {code}, {summary['reason']} at {summary['steps']}, checkpoint {steps}")
+    return f"exit code 0, {summary['reason']!r}, checkpoint of step {steps}"
+
+
+def study_disk_full(bench: Bench) -> str:
+    """A study on a disk that is full at three sizes of what is left, against one with room enough."""
+    small = kill_study.STUDY.replace("kimg=200", "kimg=20").replace("(0, 1, 2, 3)", "(0, 1)")
+    (bench.folder / "study.py").write_text(small)
+
+    def study(folder: Path) -> tuple[int, str, list[dict[str, object]]]:
+        command = kill_study.command(bench.folder / "study.py", folder, 2)
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        code, said = end(child, timeout=400)
+        file = folder / "results.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return (
+            code,
+            said,
+            [{key: record[key] for key in ("folder", "status", "metrics")} for record in records],
+        )
+
+    code, said, whole = study(bench.folder / "whole")
+    expect(code == 0 and len(whole) == 6, f"{code}: {said}")
+    codes, ended = [], []
+    with small_disk(bench, 40) as disk:
+        for free in (200_000, 600_000, 3_000_000, None):
+            if free is not None:
+                room = shutil.disk_usage(disk).free
+                (disk / "ballast").write_bytes(bytes(room - free))
+            code, said, found = study(disk / "study")
+            codes.append(code)
+            ended.append(len(found))
+            expect(code in (0, 2) and all(record in whole for record in found), f"{code}: {said}; {found}")
+            (disk / "ballast").unlink(missing_ok=True)
+    expect(codes == [2, 2, 2, 0] and found == whole, f"exit codes {codes}, {ended} runs ended")
+    return f"exit codes {codes}; {ended} of 6 runs had ended; in the end the numbers of the unbroken study"
+
+
 def one_index_twice(bench: Bench) -> str:
     run = bench.start(bench.folder / "twice", processes=3, indices=(0, 1, 1))
     begun = time.monotonic()
@@ -439,6 +515,8 @@ FAULTS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "peer 1 frozen": (f"process 0 ends, after some {PEER_TIMEOUT} s", lambda b: peer(b, 1, signal.SIGSTOP)),
     "peer 1 gets SIGTERM": ("both: one checkpoint, exit 0", lambda b: stop_one(b, signal.SIGTERM)),
     "peer 1 gets Ctrl-C": ("both: one checkpoint, exit 0", lambda b: stop_one(b, signal.SIGINT)),
+    "terminal closes": ("one checkpoint, exit 0", terminal_closes),
+    "study, disk full three times": ("exit 2 each; in the end the same numbers", study_disk_full),
     "clock jumps": ("nothing happens", clock_jumps),
     "one index given twice": ("all end with exit 2 and say so", one_index_twice),
     "native library cut": ("made anew", library_cut),

@@ -215,6 +215,21 @@ def test_groups_may_be_families_of_their_own():
     assert alone.p_corrected == alone.p and together.p_corrected >= together.p
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1"])
+def test_no_cell_is_a_formula(text):
+    records = study(base=[1.0, 2.0], other=[1.0, None])
+    for record in records:
+        record |= {
+            "variant": text,
+            "reason": text,
+            "verdicts": [text],
+            "metrics": {**record["metrics"], text: 1.0},
+        }
+    rows = list(csv.reader(io.StringIO(to_csv(records, METRICS))))
+    assert not [cell for row in rows for cell in row if cell.strip().startswith(("=", "+", "-", "@"))]
+    assert rows[1][0] == f"'{text}" and f"'{text}" in rows[0]
+
+
 def test_tables_hold_any_text():
     nasty = "lr | <b>x4</b>\n`rm`"
     records = study(base=[1.0, 2.0, 1.5, 1.2, 1.7, 1.4], other=[1.0, None, 1.0, 2.0, 3.0, 4.0])

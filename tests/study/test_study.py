@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,25 @@ from studies import STUDY
 
 from ganjax.config import to_json
 from ganjax.runtime.checkpoint import Checkpointer
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import MachineError, UserError
 from ganjax.runtime.signals import StopSignals
-from ganjax.study import Study, Variant, grid, one_at_a_time
+from ganjax.study import Study, Variant, grid, one_at_a_time, running
 from ganjax.study.ablate import Options, ablate
 from ganjax.study.analysis import analyse
 from ganjax.study.claims import first_spike, judge_claims, spearman, stopping
 from ganjax.study.config import BASE, expand, load_study, slug
-from ganjax.study.plan import Unit, check_sizes, from_task, in_groups, in_shard, make_units, to_task
+from ganjax.study.plan import (
+    Unit,
+    check_sizes,
+    from_task,
+    in_groups,
+    in_shard,
+    make_units,
+    record_of,
+    to_task,
+)
 from ganjax.study.population import Population, common_step
+from ganjax.study.results import collect
 from ganjax.study.running import run_group
 from ganjax.training.build import program_of
 
@@ -308,6 +319,147 @@ def test_common_step_is_the_newest_that_all_have(tmp_path: Path) -> None:
         if file.is_file() and file.stat().st_size:
             file.write_bytes(b"")
     assert common_step(opened, state) == 1
+
+
+class FakePopulation:
+    """Ends its runs as if trained, but for those in `FAILING` or with `error`."""
+
+    error: BaseException | None = None
+    failing = ""
+
+    def __init__(self, units: Any, devices: Any, stop: Any) -> None:
+        self.runs = [run for unit in units for run in unit if run is not None]
+
+    def __enter__(self) -> FakePopulation:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def run(self) -> None:
+        if self.error is not None and any(self.failing in str(folder) for _, folder in self.runs):
+            raise self.error
+        for config, folder in self.runs:
+            folder.mkdir(parents=True, exist_ok=True)
+            ending = {"reason": "completed", "steps": config.train.steps, "images": 1, "seconds": 1.0}
+            (folder / "summary.json").write_text(json.dumps(ending))
+            (folder / "metrics.jsonl").write_text(
+                json.dumps({"step": config.train.steps, "eval/kl": 0.5}) + "\n"
+            )
+
+
+def fake_population(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, failing: str = "") -> None:
+    monkeypatch.setattr(FakePopulation, "error", error)
+    monkeypatch.setattr(FakePopulation, "failing", failing)
+    monkeypatch.setattr(running, "Population", FakePopulation)
+
+
+def results_in(folder: Path, runs: list[Any]) -> list[str]:
+    found = [record_of(run, folder) for run in runs]
+    return ["" if record is None else record["status"] for record in found]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), MachineError("disk"), OSError(errno.EIO, "I/O")],
+)
+def test_a_full_disk_is_no_result_and_ends_the_study(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_runs()
+    groups = [[Unit(i, "p", tuple(runs[i : i + 2]), False)] for i in (0, 2)]
+    fake_population(monkeypatch, error, "fast")
+    told: list[Any] = []
+    with pytest.raises(MachineError):
+        running.run_units(groups, tmp_path, jax.devices()[:1], StopSignals(), told.append)
+    assert results_in(tmp_path, runs) == ["completed", "completed", "", ""] and len(told) == 1
+    fake_population(monkeypatch, None)  # there is room again
+    assert not running.run_units(groups, tmp_path, jax.devices()[:1], StopSignals(), told.append)
+    assert results_in(tmp_path, runs) == ["completed"] * 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 8 bytes"), UserError("checkpoints are damaged")],
+)
+def test_what_is_no_fault_of_a_run_is_left_out_and_told(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_runs()
+    groups = [[Unit(i, "p", tuple(runs[i : i + 2]), False)] for i in (0, 2)]
+    fake_population(monkeypatch, error, "base/seed_1")
+    left = running.run_units(groups, tmp_path, jax.devices()[:1], StopSignals(), lambda group: None)
+    assert list(left) == ["runs/base/seed_1"] and results_in(tmp_path, runs) == [
+        "completed",
+        "",
+        *["completed"] * 2,
+    ]
+    assert collect(runs, tmp_path)[1]["folder"] == "runs/fast/seed_0"
+
+
+def test_a_study_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study.py").write_text(STUDY)
+    fake_population(monkeypatch, MemoryError(), "base/seed_1")
+    monkeypatch.setattr(running, "prepare_devices", lambda count: jax.devices()[:1])
+    options = Options(per_device=2)
+    with pytest.raises(
+        UserError, match=r"(?s)3 of 4 runs have ended; 1 were left out.*seed_1: There is not enough"
+    ):
+        ablate(str(tmp_path / "study.py"), tmp_path / "w", options)
+    assert (
+        "1 of 4 runs have no result and are left out: `runs/base/seed_1`."
+        in (tmp_path / "w/results.md").read_text()
+    )
+    fake_population(monkeypatch, None)
+    assert len(ablate(str(tmp_path / "study.py"), tmp_path / "w", options)) == 4
+    assert "have no result" not in (tmp_path / "w/results.md").read_text()
+
+
+def test_an_error_of_one_run_is_no_result_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = small_runs()
+    fake_population(monkeypatch, ValueError("mine"), "base/seed_1")
+    unit = Unit(0, "p", tuple(runs), False)
+    assert not run_group([unit], tmp_path, jax.devices()[:1], StopSignals())
+    assert results_in(tmp_path, runs) == ["completed", "failed", "completed", "completed"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"status": "other"},
+        {"seconds": "1"},
+        {"metrics": {"kl": "x"}},
+        {"metrics": []},
+        {"verdicts": [1]},
+        {"steps": None},
+    ],
+)
+def test_a_damaged_result_is_made_anew(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_runs()
+    unit = Unit(0, "p", tuple(runs), False)
+    fake_population(monkeypatch, None)
+    run_group([unit], tmp_path, jax.devices()[:1], StopSignals())
+    whole = collect(runs, tmp_path)
+    file = tmp_path / runs[0].folder / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    assert results_in(tmp_path, runs)[0] == ""
+    run_group([unit], tmp_path, jax.devices()[:1], StopSignals())
+    assert collect(runs, tmp_path) == whole
+
+
+def test_a_completed_run_whose_log_is_damaged_has_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_runs()[:1]
+    fake_population(monkeypatch, None)
+    run_group([Unit(0, "p", tuple(runs), False)], tmp_path, jax.devices()[:1], StopSignals())
+    (tmp_path / runs[0].folder / "result.json").unlink()
+    (tmp_path / runs[0].folder / "metrics.jsonl").write_text("")
+    monkeypatch.setattr(FakePopulation, "run", lambda self: None)
+    left = run_group([Unit(0, "p", tuple(runs), False)], tmp_path, jax.devices()[:1], StopSignals())
+    assert "last line of its log" in left[runs[0].folder] and results_in(tmp_path, runs) == [""]
 
 
 def test_errors_of_a_run_are_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from ganjax.data.pictures.listing import classes_of, shown
 from ganjax.data.prepare.chunks import Outcome, read_chunk
 from ganjax.data.prepare.plan import VERSION, Chunk, Plan
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import user_error_if_unwritable, write_atomically
+from ganjax.runtime.files import csv_text, user_error_if_unwritable, write_atomically
 from ganjax.runtime.logs import write_grid
 
 FACTS = "ganjax.json"
@@ -259,7 +259,7 @@ def _csv(rows: list[tuple[str, str, str]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "kind", "reason"))
-    writer.writerows((shown(name), kind, shown(reason)) for name, kind, reason in rows)
+    writer.writerows((csv_text(shown(name)), kind, csv_text(shown(reason))) for name, kind, reason in rows)
     return text.getvalue().encode()
 
 

@@ -14,7 +14,7 @@ from ganjax.data.pictures.decode import SUFFIXES, Refusal, decode, quiet_pillow,
 from ganjax.data.pictures.listing import classes_of, list_files, reader, shown
 from ganjax.data.sources.tfds import is_prepared, read_prepared
 from ganjax.runtime.allocator import memory
-from ganjax.runtime.errors import UserError
+from ganjax.runtime.errors import UserError, quoted
 from ganjax.runtime.files import expand, read_npz
 
 
@@ -130,7 +130,7 @@ def _in_memory(path: Path, names: list[str], resolution: int) -> np.ndarray:
         except Refusal as refusal:
             raise UserError(
                 f"{path}: {shown(name)} cannot be read as a picture: {refusal.kind}, {refusal.reason}. "
-                f"`ganjax data prepare {path} --out=… --resolution=…` leaves such files out."
+                f"`ganjax data prepare {quoted(path)} --out=… --resolution=…` leaves such files out."
             ) from None
         if images[-1].shape[:2] != images[0].shape[:2]:
             (height, width), (first, second) = images[-1].shape[:2], images[0].shape[:2]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ganjax.evals.features.weight_files import check_finite
 from ganjax.models.layers.layers import Conv, Dense, Norm
 from ganjax.runtime.errors import UserError, nearest
 from ganjax.runtime.files import read_npz, read_regular
@@ -212,6 +213,7 @@ def unpack(content: bytes, origin: str) -> Classifier:
         shapes = {key: value.shape for key, value in flatten_dict(expected, sep="/").items()}
         if shapes != {key: value.shape for key, value in arrays.items()}:
             raise ValueError("its weights are not those of the network that its metadata describes")
+        check_finite(arrays)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{origin} is not a classifier of ganjax, or damaged ({type(error).__name__}: {error})."

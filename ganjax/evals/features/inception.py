@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ganjax.evals.features.weight_files import Arrays, parse_weights
+from ganjax.evals.features.weight_files import Arrays, check_finite, parse_weights
 from ganjax.models.layers.convolution import conv_general_dilated
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import cache_dir, expand, read_regular, replace_file
@@ -221,7 +221,12 @@ def convert(arrays: Arrays, origin: str) -> dict[str, Any]:
             )
             scale = weight / np.sqrt(variance.astype(np.float64) + EPS)
             params[name] = scale if part == "scale" else bias - mean * scale
-    return {"params": unflatten_dict({k: v.astype(np.float32) for k, v in params.items()}, sep="/")}
+    params = {k: v.astype(np.float32) for k, v in params.items()}
+    try:
+        check_finite(params)
+    except ValueError as error:
+        raise UserError(f"{origin} is damaged: {error}.") from None
+    return {"params": unflatten_dict(params, sep="/")}
 
 
 def load_inception(path: str = "") -> tuple[dict[str, Any], str]:

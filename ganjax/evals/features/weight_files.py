@@ -167,6 +167,13 @@ def read_weights(path: Path) -> Arrays:
     return parse_weights(content, str(path))
 
 
+def check_finite(arrays: Arrays) -> None:
+    """Raises `ValueError` for weights that are not finite: features of such a network are all alike, and FID is 0."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(f"{len(bad)} of its arrays are not finite, among them {bad[0]}")
+
+
 def parse_weights(content: bytes, origin: str) -> Arrays:
     """Reads the arrays from the bytes of a file named `origin`, as `read_weights` does."""
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import make_record
 from ganjax.runtime.version import __version__
 
 # Where a number comes from; two numbers that are compared may differ in it. All other fields must be equal. The name of
@@ -63,8 +64,9 @@ class Protocol:
         """Reads a protocol from the JSON of `to_json`. Raises a `UserError` where fields are missing or unknown."""
         try:
             settings = tuple(sorted((str(k), int(v)) for k, v in record["settings"].items()))
-            return cls(**{**record, "settings": settings})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            plain = make_record(cls, {name: value for name, value in record.items() if name != "settings"})
+            return dataclasses.replace(plain, settings=settings)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"This is not a protocol of ganjax: {error!r}.") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -104,8 +106,8 @@ class Measurement:
     def from_json(cls, record: Mapping[str, Any]) -> Measurement:
         """Reads a measurement from the JSON of `to_json`. Raises a `UserError` where the record is none."""
         try:
-            return cls(**{**record, "protocol": Protocol.from_json(record["protocol"])})
-        except (KeyError, TypeError) as error:
+            return make_record(cls, {**record, "protocol": Protocol.from_json(record["protocol"])})
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"This is not a measurement of ganjax: {error!r}.") from None
 
     def to_json(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from ganjax.evals.monitor.probe import Probe, ProbeProgram
 from ganjax.evals.monitor.reference import Reference, class_spreads, features_of
-from ganjax.evals.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows
+from ganjax.evals.monitor.verdicts import ADVICE, HEALTHY, Verdict, judge_rows, judge_run
 from ganjax.evals.monitor.watch import Stretch, Watch, read_rows, shown, stretches
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "class_spreads",
     "features_of",
     "judge_rows",
+    "judge_run",
     "read_rows",
     "shown",
     "stretches",

@@ -14,6 +14,8 @@ from typing import Any
 Row = Mapping[str, Any]
 
 HEALTHY = "healthy"
+DIVERGED = "diverged"  # the reason in the summary of a run that ended so
+MEASURED = ("coverage", "diversity", "quality", "separation")
 FINE = frozenset({HEALTHY, "harmless oscillation", "still learning"})  # nothing to be done about
 SUSTAINED, WINDOW = 3, 4  # a sign counts once it was there in so many of the last rows: one row is a flicker
 WARM_UP = 0.1  # share of the run before which G has not had the time to spread
@@ -171,6 +173,14 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
+def not_finite(row: Row) -> str | None:
+    """Returns which loss or logit of the row is not finite, in words; None where all are."""
+    for name in ("loss/dis", "loss/gen", "logit/real", "logit/fake"):
+        if name in row and not math.isfinite(_number(row[name])):
+            return f"{name} is not finite"
+    return None
+
+
 Sign = Callable[[History], str | None]
 """A rule: the evidence in the last row of the history, or None."""
 
@@ -178,9 +188,8 @@ Sign = Callable[[History], str | None]
 def divergence(h: History) -> str | None:
     """Finds non-finite numbers, logits or gradients far above their first values, or updates as large as weights."""
     row = h.rows[-1]
-    for name in ("loss/dis", "loss/gen", "logit/real", "logit/fake"):
-        if name in row and not math.isfinite(_number(row[name])):
-            return f"{name} is not finite"
+    if found := not_finite(row):
+        return found
     for name in ("logit/real", "logit/fake"):
         value = _number(row.get(name, 0.0))
         if abs(value) > LOGIT_LIMIT:
@@ -200,7 +209,7 @@ def divergence(h: History) -> str | None:
 def mode_collapse(h: History) -> str | None:
     """Finds hardly any variety after the warm-up, and none coming."""
     row = h.rows[-1]
-    if h.share() < WARM_UP or "monitor/coverage" not in row:
+    if h.share() < WARM_UP or not measured(row):
         return None
     coverage, diversity = row["monitor/coverage"], row["monitor/diversity"]
     if min(coverage, diversity) >= COLLAPSED:
@@ -216,7 +225,7 @@ def partial_collapse(h: History) -> str | None:
     A G that begins with samples scattered off the data covers all of it by chance, and less while they gather.
     """
     row = h.rows[-1]
-    if h.share() < LEARNING or "monitor/coverage" not in row:
+    if h.share() < LEARNING or not measured(row):
         return None
     coverage = row["monitor/coverage"]
     best = max(h.values("monitor/coverage"))
@@ -245,7 +254,7 @@ def class_collapse(h: History) -> str | None:
 def d_wins(h: History) -> str | None:
     """Finds a D that orders every pair right while G's gradient has vanished, or G's samples stay off the data."""
     row = h.rows[-1]
-    if h.share() < WARM_UP or row.get("monitor/separation", 0.0) < WON:
+    if h.share() < WARM_UP or not measured(row) or row["monitor/separation"] < WON:
         return None
     apart = f"D tells {row['monitor/separation']:.1%} of the pairs apart"
     gradients = h.values("grad_norm/gen")
@@ -260,7 +269,7 @@ def d_wins(h: History) -> str | None:
 def g_wins(h: History) -> str | None:
     """Finds a D that prefers fakes which do not lie on the data."""
     row = h.rows[-1]
-    if h.share() < WARM_UP or "monitor/separation" not in row:
+    if h.share() < WARM_UP or not measured(row):
         return None
     separation, quality = row["monitor/separation"], row["monitor/quality"]
     if separation > FOOLED or quality >= OFF_DATA or h.rising("monitor/quality"):
@@ -276,17 +285,18 @@ def d_memorises(h: History) -> str | None:
     row = h.rows[-1]
     if "monitor/heldout" not in row:
         return None
-    real, heldout, fake = (_number(row[f"monitor/{name}"]) for name in ("real", "heldout", "fake"))
+    real, heldout, fake = (_number(row.get(f"monitor/{name}")) for name in ("real", "heldout", "fake"))
     gap = real - fake
-    if gap <= 0 or (real - heldout) / gap < MEMORISED or row["monitor/memorised"] < 0.8:
+    apart = _number(row.get("monitor/memorised"))
+    if not (gap > 0 and (real - heldout) / gap >= MEMORISED and apart >= 0.8):  # NaN: nothing is known
         return None
     return f"D gives its reals {real:.2g}, reals it never saw {heldout:.2g}, fakes {fake:.2g}"
 
 
 def still_learning(h: History) -> str | None:
     """Finds a run in which, late, most samples are still off the data, and nothing worse is wrong."""
-    quality = h.rows[-1].get("monitor/quality", 1.0)
-    if h.share() < LATE or quality >= OFF_DATA:
+    row = h.rows[-1]
+    if h.share() < LATE or not measured(row) or (quality := row["monitor/quality"]) >= OFF_DATA:
         return None
     return f"{quality:.0%} of the samples lie on the data"
 
@@ -310,13 +320,16 @@ HIDES = {
 def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
     """Returns the verdicts at the last of `rows`, the gravest first; empty where all is well.
 
-    A sign becomes a verdict when `SUSTAINED` of the last `WINDOW` rows show it.
+    A sign becomes a verdict when `SUSTAINED` of the last `WINDOW` rows show it; a number that is not finite is one at
+    once, since nothing good comes after it.
 
     Args:
       rows: log lines of `metrics.jsonl`, in order; those without the monitor's numbers count for what they have.
       total_steps: length of the run.
     """
-    probed = [row for row in rows if "monitor/coverage" in row]
+    if rows and (found := not_finite(rows[-1])):
+        return [Verdict("divergence", "bad", int(rows[-1]["step"]), found)]
+    probed = [row for row in rows if measured(row)]
     rows = probed or [row for row in rows if "loss/gen" in row]
     verdicts: list[Verdict] = []
     hidden: set[str] = set()
@@ -332,6 +345,24 @@ def judge_rows(rows: Sequence[Row], total_steps: int) -> list[Verdict]:
     if not verdicts and len(seen := _signs(still_learning, rows, total_steps)) >= SUSTAINED:
         verdicts.append(Verdict("still learning", "fine", seen[0][0], seen[-1][1]))
     return verdicts
+
+
+def judge_run(rows: Sequence[Row], total_steps: int, reason: str | None) -> list[Verdict]:
+    """Returns the verdicts on a run that ended for `reason`: as `judge_rows`, but one that diverged is never healthy.
+
+    Its fault may have come between two log lines, or too late to last.
+    """
+    verdicts = judge_rows(rows, total_steps)
+    if reason != DIVERGED or any(verdict.name == "divergence" for verdict in verdicts):
+        return verdicts
+    since = int(rows[-1]["step"]) if rows else 0
+    found = Verdict("divergence", "bad", since, "the run ended at a loss or gradient that was not finite")
+    return [found, *(v for v in verdicts if v.severity == "bad" and v.name not in HIDES["divergence"])]
+
+
+def measured(row: Row) -> bool:
+    """Returns True if the row has the monitor's own numbers, as far as the rules need them."""
+    return all(math.isfinite(_number(row.get(f"monitor/{name}"))) for name in MEASURED)
 
 
 def _signs(sign: Sign, rows: Sequence[Row], total_steps: int) -> list[tuple[int, str]]:
@@ -350,13 +381,15 @@ def _signs(sign: Sign, rows: Sequence[Row], total_steps: int) -> list[tuple[int,
 
 def harmless_oscillation(rows: Sequence[Row]) -> str | None:
     """Finds a loss far outside of its usual range in the last row, while the coverage is the same as before."""
-    if len(rows) < 8 or "monitor/coverage" not in rows[-1]:
+    if len(rows) < 8 or not measured(rows[-1]):
         return None
-    coverage = [_number(row["monitor/coverage"]) for row in rows if "monitor/coverage" in row]
+    coverage = [row["monitor/coverage"] for row in rows if measured(row)]
     if coverage[-1] < max(PARTIAL, statistics.median(coverage[-8:]) - RISE):
         return None
     for name in ("loss/gen", "loss/dis"):
         values = [_number(row[name]) for row in rows if name in row]
+        if len(values) < 8:
+            continue
         usual = statistics.median(values[-21:-1])
         scatter = 1.4826 * statistics.median(abs(value - usual) for value in values[-21:-1])
         if abs(values[-1] - usual) > SPIKE * max(scatter, 1e-3 * abs(usual)):

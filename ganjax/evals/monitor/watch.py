@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganjax.evals.monitor.verdicts import HEALTHY, Row, Verdict, judge_rows
+from ganjax.evals.monitor.verdicts import HEALTHY, Row, Verdict, judge_rows, not_finite
+from ganjax.runtime.logs.files import LogWarning, left_out, parse_log
 
 RECENT, AHEAD = 8, 0.9  # measurements, and the share of pairs that a D which is far ahead orders right
 
@@ -52,7 +53,7 @@ class Watch:
         if self.probe is not None and self.due(step, last=last):
             found |= self.probe(state)
         self.rows.append({"step": step, **row, **found})
-        if found or self.probe is None:
+        if found or self.probe is None or not_finite(row):
             self.verdicts = judge_rows(self.rows, self._total_steps)
         return {**found, "verdict": shown(self.verdicts)}
 
@@ -97,21 +98,14 @@ def shown(verdicts: Iterable[Verdict]) -> str:
 
 
 def read_rows(path: Path, until: int | None = None) -> list[Row]:
-    """Reads the rows of a `metrics.jsonl` up to the step `until`. Skips torn lines; a missing file has no rows."""
+    """Reads the rows of a `metrics.jsonl` up to the step `until`; a missing file has none.
+
+    Damaged lines are left out, with a `LogWarning` that counts and names them; so is a torn last line, without one.
+    """
     try:
-        lines = path.read_text().splitlines()
+        lines, damaged = parse_log(path.read_bytes() if path.is_file() else b"")
     except OSError:
         return []
-    rows: list[Row] = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if (
-            isinstance(row, dict)
-            and isinstance(row.get("step"), int)
-            and (until is None or row["step"] <= until)
-        ):
-            rows.append(row)
-    return rows
+    if damaged:
+        warnings.warn(left_out(path, damaged), LogWarning, stacklevel=2)
+    return [row for _, row in lines if until is None or row["step"] <= until]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ganjax.models import revisions
 from ganjax.run.callbacks import Boundary
@@ -47,6 +49,10 @@ class Save:
         check_faults(state, self._folder)
         metadata = {"seconds": clock.seconds, **revisions.noted(self._family)}
         self._checkpoints.save(step, state, metadata=metadata, block=block)
+        self.save_healthy(step, state, metadata)
+
+    def save_healthy(self, step: int, state: GanState, metadata: Mapping[str, Any]) -> None:
+        """Saves the twin of a checkpoint that a rollback may go back to; does nothing if it is there already."""
         if self._action == ROLLBACK and not self._monitor.watch.bad:
             with Checkpointer(self._folder / HEALTHY_FOLDER, keep=KEEP_HEALTHY) as healthy:
                 healthy.save(step, state, metadata=metadata, block=True)

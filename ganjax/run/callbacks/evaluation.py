@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,7 +19,7 @@ from ganjax.run.setup import Setup
 from ganjax.runtime import processes
 from ganjax.runtime.checkpoint import Checkpointer
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, is_number
 from ganjax.training.divergence import faults_of
 from ganjax.training.state import GanState
 
@@ -112,33 +109,18 @@ class Evaluation:
         name = self._options.best
         if name not in values:
             raise UserError(f"eval.best={name!r} is no number of this data; there are {', '.join(values)}.")
-        index = self._folder / BEST / "index.json"
-        scores: dict[int, float] = {**_read_index(index, name), step: values[name]}
         sign = -1 if HIGHER_IS_BETTER[name] else 1
-        ranked = sorted(
-            (at for at, value in scores.items() if math.isfinite(value)),
-            key=lambda at: (sign * scores[at], at),
-        )
-        kept = ranked[: self._options.keep_best]
         with Checkpointer(self._folder / BEST, keep=0) as best:
+            known = {at: best.metadata(at) for at in best.steps() if at != step}
+            found = {at: of.get(name) for at, of in known.items()} | {step: values[name]}
+            scores = {at: float(value) for at, value in found.items() if is_number(value)}
+            ranked = sorted(scores, key=lambda at: (sign * scores[at], at))
+            kept = ranked[: self._options.keep_best]
             if step in kept:
                 best.save(step, state, metadata={name: values[name], **self._noted}, block=True)
             for other in best.steps():
-                if other not in kept:
+                if other not in kept and known.get(other, True):  # a damaged one is nobody's to delete
                     best.remove(other)
-        if kept:
-            atomic_write_json(index, {"measure": name, "steps": {str(at): scores[at] for at in kept}})
-
-
-def _read_index(path: Path, name: str) -> dict[int, float]:
-    """Reads step → value of the checkpoints kept by this metric.
-
-    The result is empty if another metric chose them, or the file is damaged.
-    """
-    try:
-        stored: Any = json.loads(path.read_text())
-        return (
-            {int(step): float(v) for step, v in stored["steps"].items()} if stored["measure"] == name else {}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        if kept:  # for people: what counts stands in the checkpoints
+            index = {"measure": name, "steps": {str(at): scores[at] for at in kept}}
+            atomic_write_json(self._folder / BEST / "index.json", index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from ganjax.config.options import BY_KEY
-from ganjax.evals.monitor import HEALTHY, Stretch, Verdict, judge_rows, read_rows, stretches
+from ganjax.evals.monitor import HEALTHY, Stretch, Verdict, judge_run, read_rows, stretches
 from ganjax.evals.monitor.verdicts import Row
+from ganjax.run.recovery import FILE, Remedy, read_remedies
 from ganjax.runtime.errors import UserError
+from ganjax.runtime.files import is_number, read_json, read_object
 from ganjax.runtime.workdir import flatten_config
 
 RECENT = 20  # log lines, of which the speed now is taken
@@ -49,7 +50,7 @@ class RunData:
     reason: str | None
     verdicts: list[Verdict]
     stretches: list[Stretch]
-    remedies: list[dict[str, Any]]
+    remedies: list[Remedy]
     grids: list[tuple[int, Path, Path | None]]
 
     @property
@@ -66,7 +67,7 @@ class RunData:
     def total_steps(self) -> int:
         """The step at which the run ends."""
         steps = self.config.get("train.steps", 0)
-        return int(steps) if isinstance(steps, int | float) else 0
+        return int(steps) if is_number(steps) else 0
 
     @property
     def verdict(self) -> str:
@@ -120,7 +121,7 @@ def read_run(folder: Path) -> RunData:
       UserError: the folder has no run.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
@@ -129,43 +130,29 @@ def read_run(folder: Path) -> RunData:
         ) from None
     flat = flatten_config(config)
     rows = read_rows(folder / "metrics.jsonl")
-    total = flat.get("train.steps")
+    total, step = flat.get("train.steps"), int(rows[-1]["step"]) if rows else 0
+    reason = ending(folder, step)
     return RunData(
         folder=folder,
         config=flat,
-        environment=_object(folder / "environment.json"),
+        environment=read_object(folder / "environment.json"),
         rows=rows,
-        reason=_reason(_object(folder / "summary.json"), int(rows[-1]["step"]) if rows else 0),
-        verdicts=judge_rows(rows, int(total)) if rows and isinstance(total, int) else [],
+        reason=reason,
+        verdicts=judge_run(rows, int(total), reason) if is_number(total) else [],
         stretches=stretches(rows),
-        remedies=_list(folder / "remedies.json"),
+        remedies=read_remedies(folder / FILE),
         grids=_grids(folder / "samples"),
     )
 
 
-def _object(file: Path) -> dict[str, Any]:
-    found = _json(file)
-    return found if isinstance(found, dict) else {}
+def ending(folder: Path, step: int) -> str | None:
+    """Returns the reason of the end of the run in `folder`, whose last log line is of `step`, as its summary has it.
 
-
-def _list(file: Path) -> list[dict[str, Any]]:
-    found = _json(file)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _reason(summary: dict[str, Any], step: int) -> str | None:
-    """Returns the reason of the end.
-
-    A summary older than the last log line is one of an earlier sitting and gives None.
+    A summary older than the last log line is one of an earlier sitting and gives None, as does a damaged one.
     """
-    return str(summary["reason"]) if summary.get("reason") and summary.get("steps", -1) >= step else None
+    summary = read_object(folder / "summary.json")
+    reason, steps = summary.get("reason"), summary.get("steps")
+    return reason if isinstance(reason, str) and is_number(steps) and steps >= step else None
 
 
 def _grids(folder: Path) -> list[tuple[int, Path, Path | None]]:
@@ -183,8 +170,7 @@ def _same(default: Any, value: Any) -> bool:
 
 def _number(value: Any) -> float | None:
     """Returns a finite number, or None."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
+    return float(value) if is_number(value) else None
 
 
 def series_of(rows: Sequence[Row], *, points: int = ALL_POINTS) -> Series:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ganjax.config.options import BY_KEY
 from ganjax.evals.monitor import ADVICE
+from ganjax.run.recovery import Remedy
 from ganjax.run.report import format as words
 from ganjax.run.report import page
 from ganjax.run.report.run_data import RunData, Series, read_run, series_of
@@ -228,7 +229,7 @@ def _picture(path: Path, most: int) -> str | None:
     """Returns the picture as a `data:` URI, or None where the file is gone or torn."""
     try:
         return page.picture(path.read_bytes(), side=FRAME_SIDE, most=most)
-    except (OSError, ValueError):
+    except Exception:  # what Pillow raises for damaged bytes is no closed list
         return None
 
 
@@ -263,11 +264,11 @@ def _environment(run: RunData) -> list[tuple[str, str]]:
     return rows
 
 
-def _remedy(remedy: dict[str, Any]) -> str:
-    where = f"back to step {words.count(remedy['to_step'])}" if remedy.get("to_step") else "from scratch"
+def _remedy(remedy: Remedy) -> str:
+    where = f"back to step {words.count(remedy.to_step)}" if remedy.to_step else "from scratch"
     return (
-        f"At step {words.count(remedy.get('step', 0))}, {remedy.get('verdict', '')}: {where}, learning rates "
-        f"× {remedy.get('rate_gen', 1):g} (G) and {remedy.get('rate_dis', 1):g} (D)"
+        f"At step {words.count(remedy.step)}, {remedy.verdict}: {where}, learning rates "
+        f"× {remedy.rate_gen:g} (G) and {remedy.rate_dis:g} (D)"
     )
 
 
@@ -317,9 +318,8 @@ def _names(runs: Sequence[RunData]) -> list[str]:
 
 def _config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
     """Returns (option, value in each run) of the options that are not the same in all; versions come last."""
-    versions = [
-        {f"version of {k}": v for k, v in (run.environment.get("versions") or {}).items()} for run in runs
-    ]
+    known = [run.environment.get("versions") for run in runs]
+    versions = [{f"version of {k}": v for k, v in of.items()} if isinstance(of, dict) else {} for of in known]
     rows = []
     for tables in ([run.config for run in runs], versions):
         for key in sorted({key for table in tables for key in table}):

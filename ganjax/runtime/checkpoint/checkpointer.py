@@ -28,8 +28,8 @@ import jax
 
 from ganjax.runtime.checkpoint import manifest, storage
 from ganjax.runtime.checkpoint.manifest import Arrays, Damaged
-from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import fsync_folder, open_regular
+from ganjax.runtime.errors import MachineError, UserError, remedy
+from ganjax.runtime.files import check_utf8, fsync_folder, open_regular
 
 
 class CheckpointWarning(UserWarning):
@@ -51,6 +51,7 @@ class Checkpointer:
             raise ValueError(f"keep must be 0 or more, came {keep}")
         storage.quieten_orbax()
         self._directory = Path(directory).absolute()
+        check_utf8(self._directory, "The folder of checkpoints")
         self._keep = keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
@@ -95,6 +96,14 @@ class Checkpointer:
     def steps(self) -> list[int]:
         """Returns the committed steps, ascending. Their content is not verified here."""
         return [step for step in self._numbered() if (self._path(step) / manifest.NAME).is_file()]
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Returns the metadata of a step; empty where its manifest is damaged or missing."""
+        try:
+            found: Any = manifest.read(self._path(step), step)["metadata"]
+        except Damaged:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def remove(self, step: int) -> None:
         """Deletes a step, whole or not at all. A step that is not there is no error."""
@@ -257,7 +266,9 @@ class Checkpointer:
         except Exception as error:
             self._remove_stages(step)
             size = sum(array.nbytes for array in arrays.values())
-            raise UserError(_failed_save(self._directory, step, size, self.latest_step(), error)) from error
+            raise MachineError(
+                _failed_save(self._directory, step, size, self.latest_step(), error)
+            ) from error
 
     def _remove_stages(self, step: int) -> None:
         for left in self._directory.glob(f"{step}.partial*"):
@@ -327,7 +338,7 @@ def _failed_save(directory: Path, step: int, size: int, last: int | None, error:
     return (
         f"checkpoint of step {step} could not be saved in {directory}: expected to write {size / 1e6:.1f} MB "
         f"({free / 1e6:.1f} MB are free), came {type(error).__name__}: {what}. "
-        f"Make room or mend the folder and start the command again; {rest}."
+        f"{remedy(error)}, then give the same command again; {rest}."
     )
 
 

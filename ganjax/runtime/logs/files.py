@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat, TypeAlias
@@ -17,7 +17,7 @@ from typing import Any, Self, SupportsFloat, TypeAlias
 import numpy as np
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import user_error_if_unwritable, write_atomically
+from ganjax.runtime.files import is_number, parse_json, user_error_if_unwritable, write_atomically
 
 # One log line: name to a number on the host (0-d arrays too) or a short text.
 Metrics: TypeAlias = Mapping[str, SupportsFloat | str | None]
@@ -45,27 +45,61 @@ def _json_line(step: int, metrics: Metrics) -> bytes:
     return json.dumps(ordered, allow_nan=False).encode() + b"\n"
 
 
-def _kept_lines(data: bytes, last_step: int | None) -> bytes:
-    """Returns the lines that are whole JSON objects of steps up to `last_step` (None: of any step)."""
-    kept = []
-    for line in data.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and (last_step is None or record.get("step", 0) <= last_step):
-            kept.append(line + b"\n")
-    return b"".join(kept)
+class LogWarning(UserWarning):
+    """Warning that damaged lines of a log were left out."""
+
+
+def parse_log(data: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], list[int]]:
+    """Returns the whole lines of a `metrics.jsonl`, each with its row, and the numbers, from 1, of damaged ones.
+
+    A damaged line is no JSON object with a step, or has a value that no log line has. The rest after the last line
+    feed, which a kill tore or a run is writing, counts as one only if it is whole.
+    """
+    whole, damaged = [], []
+    *lines, last = data.split(b"\n")
+    for number, line in enumerate((*lines, last), 1):
+        if row := _row(line):
+            whole.append((line, row))
+        elif line.strip() and number <= len(lines):
+            damaged.append(number)
+    return whole, damaged
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    fine = type(step) is int and 0 <= step < 2**53 and all(_fits(*pair) for pair in row.items())
+    return row if fine else None
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Returns True if a log line may have this value: a text stands only where no number is expected."""
+    if isinstance(value, str):
+        return "/" not in name and name not in _FIRST_KEYS
+    return value is None or isinstance(value, bool) or is_number(value)
+
+
+def left_out(path: Path, damaged: Iterable[int]) -> str:
+    """Returns the message about damaged lines: their count, and the first of their numbers."""
+    numbers = list(damaged)
+    first = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+    return f"{path}: {len(numbers)} damaged line{'s' * (len(numbers) > 1)} left out: {first}."
 
 
 class MetricsWriter:
-    """Writer that appends one strict JSON object per log line to `metrics.jsonl`, on the disk before `write` returns.
+    """Writer that appends one strict JSON object per log line to `metrics.jsonl`.
+
+    A line is the system's when `write` returns: a kill of the process loses none. A power cut may lose the last ones,
+    since waiting for the disk at each line would slow down small runs.
 
     Keys come in a fixed order: `step`, `images`, `seconds`, `images_per_second`, then the rest by name.
     Floats keep 7 significant digits; a non-finite one becomes null. Texts and integers stay as they are.
 
-    Opening mends the file: a line torn by a kill goes, and with `start_step` so do the lines of later steps,
-    which the resumed run writes anew. Without `start_step` all whole lines stay.
+    Opening mends the file: damaged lines and one torn by a kill go, and with `start_step` so do the lines of later
+    steps, which the resumed run writes anew. Without `start_step` all whole lines stay.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -76,7 +110,11 @@ class MetricsWriter:
         with user_error_if_unwritable("metrics", self._path):
             if self._path.is_file():
                 data = self._path.read_bytes()
-                kept = _kept_lines(data, start_step)
+                kept = b"".join(
+                    line + b"\n"
+                    for line, row in parse_log(data)[0]
+                    if start_step is None or row["step"] <= start_step
+                )
                 if kept != data:
                     write_atomically(self._path, kept, "metrics")
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +145,7 @@ class TensorBoardWriter:
     """Writer of scalars and pictures for TensorBoard, without TensorFlow, in a new event file of `folder`.
 
     It uses tensorboardX's records and messages and not its `SummaryWriter`, whose thread dies on a full disk
-    and then blocks the training loop at the eleventh event. Each call is on the disk when it returns.
+    and then blocks the training loop at the eleventh event. Each call's record is the system's when it returns.
 
     Args:
         folder: the folder of the file `events.out.tfevents.*`; made if missing.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from ganjax.runtime.errors import printable
 from ganjax.runtime.logs.files import Metrics
 from ganjax.runtime.logs.stages import Stages
 
@@ -204,7 +205,7 @@ class Progress:
         if self._gone:
             return
         encoding = self._console.encoding
-        text = text.encode(encoding, "replace").decode(encoding)
+        text = printable(text).encode(encoding, "replace").decode(encoding)
         with self._unless_gone():
             if self._live is None:
                 print(text, file=self._console.file, flush=True)

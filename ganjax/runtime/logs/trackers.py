@@ -6,7 +6,6 @@ Each is an optional extra.
 from __future__ import annotations
 
 import io
-import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ganjax.runtime.errors import UserError
-from ganjax.runtime.files import atomic_write_json
+from ganjax.runtime.files import atomic_write_json, read_object
 from ganjax.runtime.logs.files import Metrics
 
 IDS = "trackers.json"  # in the folder of a run: what each service calls it, so that it goes on there
@@ -65,10 +64,7 @@ def numbers(metrics: Metrics) -> dict[str, float]:
 
 def known_id(folder: Path, service: str) -> str:
     """Returns the name that `service` has for the run in `folder`; empty where it does not know the run yet."""
-    try:
-        found = json.loads((folder / IDS).read_text())[service]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    found = read_object(folder / IDS).get(service)
     return found if isinstance(found, str) else ""
 
 

@@ -105,7 +105,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / FILE}: expected the plugins of a run, came: {error!r}. Restore the file."
+            f"{folder / FILE} is damaged: {error!r}. It should list the plugins of the run. Restore it."
         ) from None
     return records
 

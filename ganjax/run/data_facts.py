@@ -96,8 +96,8 @@ def read_facts(folder: Path) -> Facts | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(
-            f"{file}: expected what the run keeps of its data, as JSON, came: {error!r}. Restore the file, or remove "
-            "it: the data are then read again."
+            f"{file} is damaged: {error!r}. It should hold what the run keeps of its data. Restore it, or remove it: "
+            "the data are then read again."
         ) from None
     return dict(facts)
 

@@ -142,11 +142,9 @@ def read_results(path: Path) -> list[Measurement]:
     try:
         records = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected the results of `ganjax evaluate` as JSON, came: {error}."
-        ) from None
+        raise UserError(f"{path} holds no results of `ganjax evaluate`: {error}.") from None
     if not isinstance(records, list):
-        raise UserError(f"{path}: expected the results of `ganjax evaluate`, a JSON list of objects.")
+        raise UserError(f"{path} holds no results of `ganjax evaluate`, which are a JSON list of objects.")
     try:
         return [Measurement.from_json(record) for record in records]
     except UserError as error:

@@ -200,7 +200,7 @@ def read_remedies(path: Path) -> list[Remedy]:
     try:
         records = read_json(path)
         if not isinstance(records, list):
-            raise ValueError(f"expected a list, came {type(records).__name__}")
+            raise ValueError(f"expected a list, got {type(records).__name__}")
         remedies = [make_record(Remedy, record) for record in records]
         for number, remedy in enumerate(remedies, 1):
             counts = (remedy.step, remedy.to_step, remedy.seed)
@@ -212,6 +212,6 @@ def read_remedies(path: Path) -> list[Remedy]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: expected the list of restarts and rollbacks of this run, came: {error}. Restore it, or give "
+            f"{path} is damaged: {error}. It should list the restarts and rollbacks of this run. Restore it, or give "
             "another --workdir."
         ) from None

@@ -201,7 +201,7 @@ class Session:
         if processes.is_main() and lock_record(self.folder) != self._lock:
             raise UserError(
                 f"{self.folder} was removed, or is another folder than it was, so the run ends at step {self.step}. "
-                "Bring it back and give the same command: it goes on from the last checkpoint in there."
+                "Bring it back and run the same command to resume from its last checkpoint."
             )
 
     def _start_row(self, metrics: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def user_error_if_unwritable(what: str, path: Path) -> Iterator[None]:
     except OSError as error:
         raise MachineError(
             f"Could not write {what} to {path}: {error.strerror or error}. {remedy(error)}, then give the same "
-            "command again; a training run goes on from its last checkpoint."
+            "command again; a training run resumes from its last checkpoint."
         ) from error
 
 
@@ -223,7 +223,7 @@ def make_record(kind: type[Record], fields: Any) -> Record:
       ValueError: a field is missing, unknown or of another type, or an integer is larger than a float can be.
     """
     if not isinstance(fields, dict):
-        raise ValueError(f"expected an object, came {type(fields).__name__}")
+        raise ValueError(f"expected an object, got {type(fields).__name__}")
     for name, wanted in get_type_hints(kind).items():
         value = fields.get(name)
         value = float(value) if is_number(value) and isinstance(1.0, wanted) else value

@@ -173,9 +173,8 @@ def _take_lock(path: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         raise MachineError(
-            f"--workdir={path} is in use: expected a folder without a live run, "
-            f"came one held by {_holder(path / '.lock')}. "
-            "Wait for that run, end it, or give another --workdir."
+            f"--workdir={path} is in use by {_holder(path / '.lock')}. "
+            "Wait for that run, stop it, or give another --workdir."
         ) from error
     except OSError as error:
         os.close(lock)
@@ -211,8 +210,7 @@ def _unusable(path: Path, error: OSError) -> MachineError:
     }
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
     return MachineError(
-        f"--workdir={path} cannot be used: expected a folder to create and write in, came: {reason}. "
-        "Give another --workdir, or mend this one."
+        f"--workdir={path} cannot be used: {reason}. Make it a folder that can be written, or give another --workdir."
     )
 
 
@@ -224,13 +222,13 @@ def _read_config(file: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file}: expected the config of an earlier run as JSON, came: {error}. "
-            "Restore the file or give another --workdir."
+            f"{file} is damaged: {error}. It should hold the config of an earlier run, as JSON. Restore it, or give "
+            "another --workdir."
         ) from error
     if not isinstance(stored, dict):
         raise UserError(
-            f"{file}: expected one JSON object, came {type(stored).__name__}. "
-            "Restore the file or give another --workdir."
+            f"{file} is damaged: it should hold one JSON object, and holds a {type(stored).__name__}. Restore it, or "
+            "give another --workdir."
         )
     return stored
 
@@ -254,7 +252,7 @@ def _refusal(path: Path, refused: Mapping[str, tuple[str, str]]) -> str:
         lines.append(f"  and {len(refused) - _MAX_DIFFERENCES} more")
     return "\n".join(
         [
-            f"--workdir={path} holds a run with another config: expected the same options, came:",
+            f"--workdir={path} holds a run with another config. These options differ:",
             *lines,
             "Restore these options to continue that run, or give another --workdir to start a new one.",
         ]

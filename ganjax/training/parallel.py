@@ -150,7 +150,7 @@ def choose_devices(batch_size: int, unit: int, wanted: int) -> list[jax.Device]:
     own = [[device for device in available if device.process_index == i] for i in range(several)]
     if any(len(devices) < count // several for devices in own):
         raise UserError(
-            f"expected as many devices in each of {several} processes, came {[len(devices) for devices in own]}."
+            f"All {several} processes need the same number of devices; they have {[len(devices) for devices in own]}."
         )
     return [device for devices in own for device in devices[: count // several]]
 

@@ -523,7 +523,7 @@ def test_misuse(options: list[str], words: str, tmp_path: Path, capsys: pytest.C
     assert "there is nothing" in capsys.readouterr().err
     (tmp_path / "e").mkdir()
     assert cli.main(["data", "prepare", str(tmp_path / "e"), f"--out={tmp_path / 'o'}"]) == 2
-    assert "expected pictures" in capsys.readouterr().err
+    assert "No supported pictures in" in capsys.readouterr().err
     assert not (tmp_path / "o").exists() and not list(tmp_path.glob(".*"))
 
 

@@ -150,11 +150,11 @@ def test_runs_of_before_open_while_their_data_are_there(tmp_path: Path) -> None:
     assert open_run(workdir, n=1, devices=1).dataset.label_names == ("cat", "dog")
     assert len(data_facts.data_of(workdir, config, "evaluate")) == 8
     (tmp_path / "pictures").rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="is no folder with pictures"):
+    with pytest.raises(UserError, match="does not exist"):
         open_run(workdir, n=1, devices=1)
     assert open_run(workdir, n=1, devices=1, data=str(tmp_path / "moved")).build.classes == 2
     (workdir / "data.json").write_text('{"shape": 3}')
-    with pytest.raises(UserError, match=r"data\.json: expected what the run keeps of its data"):
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
         open_run(workdir, n=1, devices=1)
 
 

@@ -261,7 +261,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     (grey / "bad.png").write_text("no picture")
     with pytest.raises(UserError, match=r"bad.png cannot be read"):
         image_folder(grey)
-    with pytest.raises(UserError, match="no folder with pictures"):
+    with pytest.raises(UserError, match="does not exist"):
         image_folder(tmp_path / "nothing")
     np.savez(tmp_path / "x.npz", samples=DIGITS.images[:4].astype(np.float64))
     with pytest.raises(UserError, match="uint8"):
@@ -302,8 +302,8 @@ def test_images_against_a_name_and_a_folder(
         (["--workdir=x"], "holds no run"),
         (["--images=x"], "--images together with --reference"),
         (["--workdir=x", "--reference=digits"], "--images together with --reference"),
-        (["--images=x", "--reference=digits"], "no folder with pictures"),
-        (["--workdir=x", "--compare=nothing.json"], "nothing.json: expected the results"),
+        (["--images=x", "--reference=digits"], "does not exist"),
+        (["--workdir=x", "--compare=nothing.json"], "nothing.json holds no results"),
         (["--workdir=x", "--config.seed=1"], "belongs to train"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_discriminator_that_is_ahead_is_slowed_first(tmp_path: Path) -> None:
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "remedies.json").write_text('[{"nope": 1}]')
-    with pytest.raises(UserError, match=r"remedies\.json: expected the list of restarts"):
+    with pytest.raises(UserError, match=r"remedies\.json is damaged"):
         Remedies(tmp_path, config_of("warn"))
 
 
@@ -203,7 +203,7 @@ def test_odd_values_in_the_record_are_refused(changed: dict[str, Any], tmp_path:
     (tmp_path / "remedies.json").write_text(json.dumps([record]))
     assert read_remedies(tmp_path / "remedies.json")[0].rate_gen == 0.25
     (tmp_path / "remedies.json").write_text(json.dumps([{**record, **changed}]))
-    with pytest.raises(UserError, match="expected the list of restarts"):
+    with pytest.raises(UserError, match="should list the restarts"):
         read_remedies(tmp_path / "remedies.json")
 
 

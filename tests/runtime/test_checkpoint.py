@@ -186,7 +186,7 @@ def test_a_damaged_step_is_passed_over_and_can_be_saved_again(
     assert found is not None and found[0] == 2
     assert_same(found[1], make_state(2))
     assert folder.exists()
-    with pytest.raises(UserError, match="expected an intact one"):
+    with pytest.raises(UserError, match="is damaged"):
         checkpoints.restore(make_state(0), 3)
     with checkpoints:
         assert checkpoints.save(3, make_state(3), block=True)

@@ -112,7 +112,7 @@ def test_nan_and_infinity_are_no_differences(tmp_path: Path) -> None:
 def test_a_damaged_config_is_an_error(tmp_path: Path) -> None:
     for content in ('{"seed": 1', "[]"):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(UserError, match=r"config\.json: expected .* came"):
+        with pytest.raises(UserError, match=r"config\.json is damaged"):
             open_workdir(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write in")
 def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
     for path in (Path("/proc/nothing/run"), Path("/proc/self")):
-        with pytest.raises(UserError, match=r"--workdir=/proc/.* cannot be used: expected .* came: "):
+        with pytest.raises(UserError, match=r"--workdir=/proc/.* cannot be used: "):
             open_workdir(path)
 
 

@@ -76,14 +76,12 @@ def list_files(source: Path) -> Listing:
         _walk(source, "", listing, {_identity(os.stat(source))})
         return listing.sort()
     if not source.is_file():
-        raise UserError(f"{source} is no folder with pictures and no .zip: there is nothing of that name.")
+        raise UserError(f"{source} does not exist. Give a folder of pictures, or a .zip.")
     try:
         with zipfile.ZipFile(source) as archive:
             return _list_zip(archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"{source}: expected a folder with pictures or a .zip, and it cannot be read as a zip: {error}."
-        ) from None
+        raise UserError(f"{source} is no folder, and cannot be read as a .zip: {error}.") from None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ganjax.data.pictures.decode import FITS
+from ganjax.data.pictures.decode import FITS, FORMATS
 from ganjax.data.pictures.listing import Listing, list_files, shown
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.files import atomic_write_json, user_error_if_unwritable
@@ -95,7 +95,8 @@ class Plan:
         listing = list_files(options.source)
         if not listing.pictures:
             raise UserError(
-                f"{options.source}: expected pictures, and among its {len(listing.others)} files there are none."
+                f"No supported pictures in {options.source} ({len(listing.others)} files). Supported: "
+                f"{', '.join(FORMATS)}; convert others first."
             )
         digest = hashlib.sha256(
             json.dumps([VERSION, str(options.source.resolve()), options.resolution, options.fit]).encode()

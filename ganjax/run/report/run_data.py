@@ -126,7 +126,7 @@ def read_run(folder: Path) -> RunData:
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} holds no run: expected its config.json, came: {error}. Give the folder of a run."
+            f"{folder} holds no run: its config.json cannot be read ({error}). Give the folder of a run."
         ) from None
     flat = flatten_config(config)
     rows = read_rows(folder / "metrics.jsonl")

@@ -48,7 +48,7 @@ class Checkpointer:
 
     def __init__(self, directory: Path, *, keep: int) -> None:
         if keep < 0:
-            raise ValueError(f"keep must be 0 or more, came {keep}")
+            raise ValueError(f"keep must be 0 or more, got {keep}")
         storage.quieten_orbax()
         self._directory = Path(directory).absolute()
         check_utf8(self._directory, "The folder of checkpoints")
@@ -80,7 +80,7 @@ class Checkpointer:
             UserError: this save (with `block`) or the one before failed; what it had written is removed.
         """
         if step < 0:
-            raise ValueError(f"step must be 0 or more, came {step}")
+            raise ValueError(f"step must be 0 or more, got {step}")
         self.wait()
         if jax.process_index() != 0:  # the state is replicated, so process 0 holds and writes all of it
             return True
@@ -220,7 +220,7 @@ class Checkpointer:
             return step, *self._read(step, template)
         except Damaged as why:
             raise UserError(
-                f"checkpoint {self._path(step)}: expected an intact one, came a damaged one: {why}. "
+                f"checkpoint {self._path(step)} is damaged: {why}. "
                 "Give another step, or none for the newest intact one."
             ) from why
 
@@ -326,7 +326,7 @@ def _write_stage(stage: Path, step: int, arrays: Arrays, metadata: Mapping[str, 
 def _none_intact(directory: Path, skipped: Sequence[tuple[int, str]]) -> str:
     reasons = [f"  step {step}: {why}" for step, why in skipped]
     return "\n".join(
-        [f"no intact checkpoint in {directory}: expected at least one, came only damaged ones:", *reasons]
+        [f"no intact checkpoint in {directory}; all are damaged:", *reasons]
         + ["Restore that folder from a copy, or give another --workdir to start anew."]
     )
 
@@ -336,8 +336,8 @@ def _failed_save(directory: Path, step: int, size: int, last: int | None, error:
     rest = "there is no earlier one" if last is None else f"the last one on disk is step {last}"
     what = str(error).partition(" [tensorstore_spec=")[0]  # a page of JSON
     return (
-        f"checkpoint of step {step} could not be saved in {directory}: expected to write {size / 1e6:.1f} MB "
-        f"({free / 1e6:.1f} MB are free), came {type(error).__name__}: {what}. "
+        f"checkpoint of step {step} could not be saved in {directory}: it has {size / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free, and writing failed with {type(error).__name__}: {what}. "
         f"{remedy(error)}, then give the same command again; {rest}."
     )
 

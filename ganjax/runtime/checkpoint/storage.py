@@ -56,7 +56,7 @@ def _whole_shard(leaf: Any) -> Any:
             "the state holds a PRNG key; keys come from the seed and the step, they are never stored"
         )
     if not leaf.is_fully_replicated:
-        raise ValueError(f"checkpoints take replicated arrays, came {leaf.sharding}")
+        raise ValueError(f"checkpoints take replicated arrays, got {leaf.sharding}")
     return leaf.addressable_data(0)
 
 

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, TypeVar, get_type_hints
 
 from ganjax.runtime.errors import MachineError, UserError, remedy
 
@@ -236,7 +236,7 @@ def make_record(kind: type[Record], fields: Any) -> Record:
         raise ValueError(str(error)) from None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Returns True for a finite number of JSON that a float holds; not for true and false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 

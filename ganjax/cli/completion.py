@@ -105,10 +105,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
                 action.complete = {"bash": call, "zsh": call}  # type: ignore[attr-defined]
             elif (each.prog, action.dest) in (("ganjax new", "name"), ("ganjax recipes show", "name")):
                 action.choices = [name for function in FOLDERS for name in shipped(function)]
-    calls = {
-        shell: "".join(RECIPES[shell] % (call, " ".join(shipped(call))) for call in FOLDERS)
-        for shell in SHELLS
-    }
+    calls = "".join(RECIPES[shell] % (call, " ".join(shipped(call))) for call in FOLDERS)
     text = shtab.complete(parser, shell, preamble=calls)
     if shell == "bash":
         return text + BASH

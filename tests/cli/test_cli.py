@@ -6,8 +6,11 @@ import errno
 import importlib.util
 import json
 import os
+import pty
 import re
+import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,22 +200,62 @@ def test_examples_of_help_are_read(command: str) -> None:
     cli.make_parser().parse_args(rest)
 
 
-def test_bash_completes(main: Main, tmp_path: Path) -> None:
-    code, script, _ = main("--print-completion", "bash")
+SHELLS = {
+    "bash": (["bash", "--norc", "-i"], ["source ./_ganjax"]),
+    "zsh": (["zsh", "-f", "-i"], ["fpath=(. $fpath)", "autoload -Uz compinit; compinit -u -d ./dump"]),
+}
+# What is typed before the tab → what stands there after it.
+COMPLETED = {
+    "ganjax rep": "ganjax report ",
+    "ganjax sample --tru": "ganjax sample --truncation",
+    "ganjax sample --weights=e": "ganjax sample --weights=ema ",
+    "ganjax sample --weights e": "ganjax sample --weights ema ",
+    "ganjax export --workdir=ru": "ganjax export --workdir=runs/",
+    "ganjax train --config=quick": "ganjax train --config=quickstart ",
+    "ganjax train --config=min": "ganjax train --config=mine.py ",
+    "ganjax train --config.model.na": "ganjax train --config.model.name",
+    "ganjax train --config.loss.name=hi": "ganjax train --config.loss.name=hinge ",
+    "ganjax ablate --config=ten": "ganjax ablate --config=ten_lessons ",
+    "ganjax new x.py --from=own": "ganjax new x.py --from=own_images ",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shells_complete(main: Main, tmp_path: Path, shell: str) -> None:
+    """A real shell in a terminal of its own, where somebody presses the tab."""
+    command, before = SHELLS[shell]
+    if not shutil.which(command[0]):
+        pytest.skip(f"{shell} is not installed")
+    code, script, _ = main("--print-completion", shell)
+    (tmp_path / "_ganjax").write_text(script)
     (tmp_path / "runs").mkdir()
-    ask = """
-        source /dev/stdin
-        complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_ganjax; echo "${COMPREPLY[@]}"; }
-        complete_ ganjax rep; complete_ ganjax sample --tru; complete_ ganjax sample --weights ""
-        complete_ ganjax export --workdir ru
-    """
-    done = subprocess.run(
-        ["bash", "-c", ask], input=script, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    (tmp_path / "mine.py").touch()
+    terminal, inner = pty.openpty()
+    child = subprocess.Popen(
+        command,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "dumb"},
+        start_new_session=True,
     )
-    assert code == 0 and done.stdout.split("\n") == ["report", "--truncation", "ema raw", "runs", ""], (
-        done.stderr
-    )
-    assert main("--print-completion", "zsh")[1].startswith("#compdef ganjax")
+    os.close(inner)
+    seen, deadline = "", time.monotonic() + SECONDS
+    try:
+        for line in (*before, "PS1='$ '"):
+            os.write(terminal, f"{line}\n".encode())
+        for typed, expected in COMPLETED.items():
+            os.write(terminal, f"\x15{typed}\t".encode())  # Ctrl-U: the line anew
+            seen = ""
+            while expected not in seen and time.monotonic() < deadline:
+                if select.select([terminal], [], [], 0.2)[0]:
+                    seen += os.read(terminal, 65536).decode(errors="replace")
+            assert code == 0 and expected in seen, (typed, seen)
+    finally:
+        child.kill()
+        child.wait()
+        os.close(terminal)
 
 
 def test_overrides_in_both_spellings() -> None:
@@ -267,12 +310,16 @@ def test_a_hook_that_is_set_during_a_run_outlives_it(monkeypatch):
     ],
 )
 def test_signals_ask_to_stop(numbers: Sequence[signal.Signals], reason: str) -> None:
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with StopSignals() as stop:
-        assert not stop
-        for number in numbers:
-            os.kill(os.getpid(), number)
-        assert stop.reason == reason and bool(stop) == bool(numbers)
+    try:
+        with StopSignals() as stop:
+            assert not stop
+            for number in numbers:
+                os.kill(os.getpid(), number)
+            assert stop.reason == reason and bool(stop) == bool(numbers)
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

@@ -37,7 +37,7 @@ HEART: dict[str, tuple[str, ...]] = {
     "training/accumulate.py": STEPS,
     "data/augment/ada.py": ("data/test_augment.py",),
     "data/augment/diffaugment.py": ("data/test_augment.py",),
-    "data/augment/noise.py": ("data/test_augment.py", *STEPS),
+    "data/augment/noise.py": ("data/test_augment.py", STEPS[0]),
     "models/layers/conditional.py": ("models/test_models.py", "models/test_labels.py"),
     "models/layers/equalized.py": (
         "models/test_plain.py",

@@ -122,6 +122,25 @@ def test_p_values_are_scipys_and_corrected_by_holm():
     assert inference.holm([0.6, 0.9, 0.1]) == pytest.approx([1.0, 1.0, 0.3])  # no probability is above 1
 
 
+def test_what_few_or_equal_values_say():
+    x = [1.0, 2.0, 4.0]
+    found = inference.spread(x)
+    half = stats.t.ppf(0.975, 2) * np.std(x, ddof=1) / 3**0.5
+    assert (found.n, found.median) == (3, 2.0)
+    assert (found.mean, found.std) == pytest.approx((7 / 3, np.std(x, ddof=1)))
+    assert found.interval == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    assert inference.spread([5.0]) == inference.Spread(1, 5.0, 5.0, None, None)
+    assert inference.spread([]) == inference.Spread(0, None, None, None, None)
+    assert inference.spread([3.0, 3.0]).interval == (3.0, 3.0)
+    one, none = np.ones(3), np.array([])
+    assert inference.test_ranks(one, one) == (1.0, "ranks")
+    assert inference.test_ranks(none, one) is None and inference.test_ranks(one, none) is None
+    assert inference.improvement(none, one) is None and inference.improvement(one, none) is None
+    assert inference.improvement(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875  # a tie is half
+    assert inference.test_pairs(one[:1], 1) is None and inference.share_interval(0, 0) is None
+    assert inference.alike(np.array([1.0, 1.0 + 1e-12])) and not inference.alike(np.array([1.0, 1.0 + 1e-6]))
+
+
 def test_one_lucky_seed_carries_no_verdict():
     base = [0.0] * 10
     steady = [1.0, 1.2, 0.8, 1.1, 0.9, 1.0, 1.3, 0.7, 1.0, 1.1]

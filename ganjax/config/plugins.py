@@ -137,8 +137,13 @@ def checked(
     """Returns `call`, with what it raises, or gives that is wrong, as a `UserError` that says the plugin's line."""
 
     def guard(*args: Any, **options: Any) -> Any:
-        with blamed(f"the {kind} {name!r}", place):
-            found = call(*args, **options)
+        try:
+            with blamed(f"the {kind} {name!r}", place):
+                found = call(*args, **options)
+        except UserError as error:  # of ganjax, about what the plugin gave it
+            if place.source.path in str(error):
+                raise
+            raise UserError(f"{place}: the {kind} {name!r}: {error}") from error
         if wrong := problem(found, *args):
             raise UserError(f"{place}: the {kind} {name!r} {wrong}.")
         return found

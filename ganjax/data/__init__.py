@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ganjax.config import plugins
 from ganjax.data.dataset import Dataset, Request, fit_images
 from ganjax.data.lazy import MAX_CORRUPT

@@ -103,7 +103,7 @@ def test_what_needs_the_data_says_so(
 ) -> None:
     workdir, _ = lone
     with pytest.raises(
-        UserError, match=r"evaluate compares with the data of the run\..*no folder.*--data=DIR"
+        UserError, match=r"evaluate compares with the data of the run\..*does not exist.*--data=DIR"
     ):
         evaluate_run(workdir, ["ms_ssim"], n=20)
     with pytest.raises(UserError, match=r"--nearest compares with the data of the run\..*--data=DIR"):

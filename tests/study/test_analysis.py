@@ -137,6 +137,13 @@ def test_what_few_or_equal_values_say():
     assert inference.test_ranks(none, one) is None and inference.test_ranks(one, none) is None
     assert inference.improvement(none, one) is None and inference.improvement(one, none) is None
     assert inference.improvement(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875  # a tie is half
+    p, test = inference.test_pairs(np.array([1.0, 2.0]), 1)
+    assert test == "t" and p == pytest.approx(stats.ttest_1samp([1.0, 2.0], 0.0).pvalue)
+    eight = np.random.default_rng(0).normal(size=8)
+    level = 2 * stats.norm.cdf(stats.t.ppf(0.975, 7) * (8 / 7) ** 0.5) - 1
+    options = {"n_resamples": inference.RESAMPLES, "confidence_level": level, "method": "BCa", "rng": 0}
+    found = stats.bootstrap((eight,), np.mean, **options).confidence_interval
+    assert inference.mean_interval(eight) == pytest.approx((found.low, found.high))
     assert inference.test_pairs(one[:1], 1) is None and inference.share_interval(0, 0) is None
     assert inference.alike(np.array([1.0, 1.0 + 1e-12])) and not inference.alike(np.array([1.0, 1.0 + 1e-6]))
 

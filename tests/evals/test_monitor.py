@@ -123,7 +123,7 @@ def probed(config: Any, devices: int = 1) -> dict[str, Any]:
 )
 def test_signals_of_images(options: dict[str, Any]) -> None:
     found = probed(small_config(monitor__samples=64, **options))
-    named = found.pop("monitor/least_diverse_class", None)
+    named = found.pop("least_diverse_class", None)
     assert (
         (named is not None) == ("monitor/class_diversity" in found) == bool(options.get("model__conditional"))
     )
@@ -188,7 +188,7 @@ GOOD = {
     "monitor/coverage": 1.0,
     "monitor/diversity": 1.0,
     "monitor/class_diversity": 0.8,
-    "monitor/least_diverse_class": "cat",
+    "least_diverse_class": "cat",
     "monitor/quality": 0.9,
     "monitor/separation": 0.6,
     "monitor/real": 0.5,
@@ -206,7 +206,7 @@ BAD: dict[str, dict[str, Any]] = {
     "divergence": {"logit/fake": 1e4},
     "mode collapse": {"monitor/diversity": 0.01, "monitor/coverage": 0.04},
     "partial collapse": {"monitor/coverage": 0.6},
-    "class collapse": {"monitor/class_diversity": 0.05, "monitor/least_diverse_class": "cat"},
+    "class collapse": {"monitor/class_diversity": 0.05, "least_diverse_class": "cat"},
     "D wins": {"monitor/separation": 1.0, "monitor/quality": 0.1},
     "G wins": {"monitor/separation": 0.2, "monitor/quality": 0.1},
     "D memorises": {"monitor/heldout": -0.45, "monitor/memorised": 0.98},

@@ -140,7 +140,7 @@ class Probe:
         if self._spreads and (found_class := least_diverse(features, self._fixed[1], self._spreads)):
             label, share = found_class
             result["monitor/class_diversity"] = share
-            result["monitor/least_diverse_class"] = self._names[label] if self._names else str(label)
+            result["least_diverse_class"] = self._names[label] if self._names else str(label)
         for net, layers in zip(("gen", "dis"), sigmas, strict=True):
             values = {name: float(sigma) for name, sigma in layers.items()}
             result |= {f"sigma/{net}/{name}": value for name, value in values.items()}

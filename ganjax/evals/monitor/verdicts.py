@@ -246,7 +246,7 @@ def class_collapse(h: History) -> str | None:
     if h.spreading("monitor/class_diversity"):
         return None
     return (
-        f"samples of class {row.get('monitor/least_diverse_class')} have {row['monitor/class_diversity']:.0%} of the "
+        f"samples of class {row.get('least_diverse_class')} have {row['monitor/class_diversity']:.0%} of the "
         "variety of its real images"
     )
 

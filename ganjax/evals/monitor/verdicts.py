@@ -241,14 +241,10 @@ def partial_collapse(h: History) -> str | None:
 def class_collapse(h: History) -> str | None:
     """Finds a class whose samples hardly differ, after the warm-up, and no variety coming."""
     row = h.rows[-1]
-    if h.share() < WARM_UP or _number(row.get("monitor/class_diversity", 1.0)) >= COLLAPSED:
+    diversity = _number(row.get("monitor/class_diversity", 1.0))
+    if h.share() < WARM_UP or not diversity < COLLAPSED or h.spreading("monitor/class_diversity"):
         return None
-    if h.spreading("monitor/class_diversity"):
-        return None
-    return (
-        f"samples of class {row.get('least_diverse_class')} have {row['monitor/class_diversity']:.0%} of the "
-        "variety of its real images"
-    )
+    return f"samples of class {row.get('least_diverse_class')} have {diversity:.0%} of the variety of its real images"
 
 
 def d_wins(h: History) -> str | None:

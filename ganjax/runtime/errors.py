@@ -16,6 +16,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _MACHINE = {*_FULL, *_FORBIDDEN, *_MANY_FILES, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ENODEV}
+_MACHINE |= {errno.EISDIR, errno.ENOTDIR}  # something else has taken the place of a file that we write
 # What a terminal takes for a command, what turns the direction of text, and what UTF-8 cannot say.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -274,6 +274,7 @@ def test_overrides_in_both_spellings() -> None:
             2,
             "failed at /x: No space left on device. Free",
         ),
+        (OSError(errno.EISDIR, "Is a directory", "/x"), 2, "Check that path"),
         (OSError(errno.EMFILE, "Too many open files"), 2, "(ulimit -n)"),
         (MemoryError(), 2, "not enough memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), 2, "allocating 8 bytes"),

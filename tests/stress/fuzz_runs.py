@@ -170,6 +170,7 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no attempt begins later")
     parser.add_argument("--only", type=int, help="the number of one attempt, to see it again")
     parser.add_argument("--file", default="", help="damage only files whose path has this in it")
     arguments = parser.parse_args()
@@ -192,6 +193,8 @@ def main() -> int:
             kinds[path.parts[0] + path.suffix if len(path.parts) > 1 else path.name].append(path)
         numbers = range(arguments.count) if arguments.only is None else [arguments.only]
         for number in numbers:
+            if time.monotonic() - start > arguments.seconds:
+                break
             rng = random.Random(f"{arguments.seed}/{number}")
             folder = Path(shutil.copytree(whole, Path(name) / "run"))
             path = rng.choice(kinds[rng.choice(sorted(kinds))])

@@ -405,7 +405,7 @@ def test_zips_that_lead_outside_or_lie(tmp_path: Path) -> None:
         tmp_path / "out",
     ]
     (tmp_path / "no.zip").write_bytes(content[:100])
-    with pytest.raises(UserError, match="cannot be read as a zip"):
+    with pytest.raises(UserError, match=r"cannot be read as a \.zip"):
         prepare(Options(tmp_path / "no.zip", tmp_path / "x", 16))
 
 

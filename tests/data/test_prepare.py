@@ -520,7 +520,7 @@ def test_misuse(options: list[str], words: str, tmp_path: Path, capsys: pytest.C
     assert cli.main(["data", "prepare", str(tmp_path / "p"), f"--out={tmp_path / 'o'}", *options]) == 2
     assert words in capsys.readouterr().err
     assert cli.main(["data", "prepare", str(tmp_path / "none"), f"--out={tmp_path / 'o'}"]) == 2
-    assert "there is nothing" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     (tmp_path / "e").mkdir()
     assert cli.main(["data", "prepare", str(tmp_path / "e"), f"--out={tmp_path / 'o'}"]) == 2
     assert "No supported pictures in" in capsys.readouterr().err

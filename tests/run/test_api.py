@@ -67,7 +67,7 @@ def test_training_goes_on(run: ganjax.Run) -> None:
     ("options", "words"),
     [
         ({"n": 0}, "n takes"),
-        ({"key": -1}, "key takes an integer from 0 to"),
+        ({"key": -1}, "A seed is a whole number from 0 to"),
         ({"weights": "best"}, "'ema' or 'raw'"),
         ({"truncation": -0.1}, "truncation takes"),
         ({"classes": [1]}, "this run has no classes"),

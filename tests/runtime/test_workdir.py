@@ -145,7 +145,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_second_live_run_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
     with holder(tmp_path) as (pid, _):
-        with pytest.raises(UserError, match=rf"in use: .* process {pid} on host \S+ since \d{{4}}-"):
+        with pytest.raises(UserError, match=rf"in use by .*process {pid} on host \S+ since \d{{4}}-"):
             Workdir.open(tmp_path, config={}, allowed=())
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

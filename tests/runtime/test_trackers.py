@@ -40,10 +40,16 @@ def log_two_sittings(workdir: Path, wandb: str = "", mlflow: str = "") -> None:
         time.sleep(1.1 if wandb else 0)  # its offline sittings are told apart by the second
 
 
-def test_mlflow_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow's own models
+@pytest.mark.parametrize("store", ["default", "files"])
+def test_mlflow_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+    """Where nothing is set MLflow makes a SQLite file in the working directory."""
     pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a store of files needs no server
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if store == "files":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     log_two_sittings(tmp_path / "run", mlflow="digits")
     from mlflow.tracking import MlflowClient
 

@@ -110,3 +110,19 @@ def test_a_cell_about_a_peer_that_names_no_source_is_refused(tmp_path, monkeypat
     monkeypatch.setitem(PEERS["load"].__globals__, "DATA", data)
     with pytest.raises(SystemExit, match="mimicry needs a value, and `where` or `absent`"):
         PEERS["load"]()
+
+
+PARTS = re.findall(
+    r"## ([^\n]*)\n(?:(?!## ).)*?```python\n(.*?)```", (ROOT / "docs" / "parts.md").read_text(), re.S
+)
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=title) for title, code in PARTS])
+def test_the_parts_work_in_code_of_ones_own(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "parts.md", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_section_of_the_parts_has_an_example() -> None:
+    text = (ROOT / "docs" / "parts.md").read_text()
+    assert [title for title, _ in PARTS] == re.findall(r"^## (.*)$", text, re.M)

@@ -40,7 +40,9 @@ def log_two_sittings(workdir: Path, wandb: str = "", mlflow: str = "") -> None:
         time.sleep(1.1 if wandb else 0)  # its offline sittings are told apart by the second
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow's own models
+@pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:DeprecationWarning"
+)  # of MLflow's own models
 @pytest.mark.parametrize("store", ["default", "files"])
 def test_mlflow_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     """Where nothing is set MLflow makes a SQLite file in the working directory."""

@@ -122,3 +122,25 @@ def _optimizer_options(net: str, learning_rate: float) -> tuple[Option, ...]:
             high=0.9999999,
         ),
     )
+
+
+# Where the weights of G and D come from.
+INIT_OPTIONS = (
+    Option(
+        "init.from",
+        "",
+        "folder of a run whose weights this run starts from (empty: random weights)",
+        before="",
+    ),
+    Option("init.step", 0, "checkpoint of that run to start from (0: the newest)", low=0, before=0),
+    Option(
+        "init.weights", "raw", "weights of that run's G to start from", choices=("raw", "ema"), before="raw"
+    ),
+    Option(
+        "init.parts",
+        "gen,dis",
+        "networks to start from that run's weights",
+        choices=("gen,dis", "gen", "dis"),
+        before="gen,dis",
+    ),
+)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from ganjax.config import names
 from ganjax.config.names import Names
+from ganjax.config.network_options import INIT_OPTIONS, network_options
 from ganjax.config.network_options import Option as Option
 from ganjax.config.network_options import Value as Value
-from ganjax.config.network_options import network_options
 
 OPTIONS: tuple[Option, ...] = (
     Option("seed", 0, "of parameters, data order, latents, noise", low=0, high=2**31 - 1),
@@ -217,6 +217,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "augment.speed_kimg", 500.0, "images in which ADA's p can rise from 0 to 1", low=0.001, unit="kimg"
     ),
+    *INIT_OPTIONS,
     Option("train.steps", 6000, "training steps of the whole run", low=1, runtime=True),
     Option(
         "train.max_seconds",

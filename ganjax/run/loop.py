@@ -159,6 +159,8 @@ class Loop(Session):
             return summary
         if self.resumed:
             writer.message(f"Resuming from step {self.step} in {self.folder}")
+        elif self.started_from:
+            writer.message(self.started_from)
         if native.MISSING in self.setup.convolutions:
             writer.message(f"Convolutions: {self.setup.convolutions}.")
         try:

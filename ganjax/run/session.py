@@ -22,6 +22,7 @@ from ganjax.run.callbacks.log import Log
 from ganjax.run.callbacks.monitor import Advise, Monitor
 from ganjax.run.callbacks.page import Page
 from ganjax.run.clock import Clock, steps_per_call
+from ganjax.run.initial import start_from
 from ganjax.run.recovery import HEALTHY_FOLDER, Remedies, Remedy
 from ganjax.run.setup import Setup
 from ganjax.runtime import processes
@@ -42,6 +43,7 @@ class Session:
       calls: the number of steps in one call, a divisor of the steps between any two boundaries.
       resumed: True if there was a checkpoint.
       row: the last log line.
+      started_from: what was copied from the run that `init.from` names, in words; empty where nothing was.
       callbacks: the tasks of the run, in the order in which they are done.
     """
 
@@ -65,6 +67,7 @@ class Session:
         self.config, self.setup, self.folder, self.checkpoints = config, setup, folder, checkpoints
         self._lock = lock_record(folder)
         self.remedies = Remedies(folder, config, owned=processes.is_main())
+        self.started_from = ""
         self.resumed, metadata = self._restore(resume_at)
         self.clock = Clock(before=metadata.get("seconds", 0.0), last_step=self.step)
         self.clock.skip()
@@ -128,6 +131,8 @@ class Session:
             if not anew and at != 0:
                 name = self.config.model.name
                 found = revisions.restore(self.checkpoints, first, at, name, self.folder)
+            if found is None and self.config.init["from"]:
+                first, self.started_from = start_from(self.config, first, self.setup.dataset)
             step, state, metadata = found or (*self.remedies.first_state(first), {})
         resumed, self.step, metadata, taken = processes.from_main(
             [found is not None, step, metadata, [asdict(remedy) for remedy in self.remedies.taken]]

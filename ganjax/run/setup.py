@@ -21,7 +21,11 @@ from ganjax.runtime.version import __version__
 from ganjax.training import parallel
 from ganjax.training.build import Build, batches_per_step, build
 
-PLACES = ("data.path", "data.manual_dir")  # may differ between hosts, as long as the data there do not
+PLACES = (
+    "data.path",
+    "data.manual_dir",
+    "init.from",
+)  # may differ between hosts, as long as the data there do not
 COMPUTING = ("jax", "jaxlib", "flax", "optax")
 SETTINGS = (  # of JAX, that change numbers
     "jax_default_dtype_bits",

@@ -164,6 +164,14 @@ def attempt(command: list[str]) -> tuple[int | None, str]:
     return code, told.getvalue()
 
 
+def by_kind(files: list[Path]) -> dict[str, list[Path]]:
+    """Groups files: those of a checkpoint are many, and each is found by its checksum."""
+    kinds: dict[str, list[Path]] = collections.defaultdict(list)
+    for path in files:
+        kinds[path.parts[0] + path.suffix if len(path.parts) > 1 else path.name].append(path)
+    return kinds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -188,9 +196,7 @@ def main() -> int:
         make_run(whole)
         files = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file()]
         files = [path for path in files if arguments.file in str(path) and path.name != ".lock"]
-        kinds: dict[str, list[Path]] = collections.defaultdict(list)
-        for path in files:  # those of a checkpoint are many, and each is found by its checksum
-            kinds[path.parts[0] + path.suffix if len(path.parts) > 1 else path.name].append(path)
+        kinds = by_kind(files)
         numbers = range(arguments.count) if arguments.only is None else [arguments.only]
         for number in numbers:
             if time.monotonic() - start > arguments.seconds:

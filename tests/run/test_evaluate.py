@@ -290,7 +290,7 @@ def test_images_against_a_name_and_a_folder(
     assert [row["name"] for row in printed["results"]] == ["fid", "kid"]
     assert printed["results"][0]["protocol"]["reference_count"] == 100
     assert cli.main([*arguments, "--metrics=fid", f"--compare={out}"]) == 2
-    assert "  reference: " in capsys.readouterr().err
+    assert "  reference_count: 100 against 355" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ class Session:
         self.clock.last_step = self.step
         self.clock.skip()
         self.monitor.rewind(read_rows(self.folder / "metrics.jsonl", self.step))
+        if not self.step:  # the grids of the failed attempt were moved away with it
+            self.grid.write_reals(self.config.seed)
 
     def logs_at(self, step: int) -> bool:
         """Returns True if a log line is due at this step."""

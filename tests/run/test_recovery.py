@@ -88,7 +88,7 @@ def test_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gen, dis, seed = rates(restored(tmp_path, config))
     assert gen == pytest.approx(config.gen.optimizer.learning_rate / 4)
     assert dis == pytest.approx(config.dis.optimizer.learning_rate / 4) and seed != config.seed
-    assert sorted(os.listdir(tmp_path / "attempts/1")) == ["checkpoints", "metrics.jsonl"]
+    assert sorted(os.listdir(tmp_path / "attempts/1")) == ["checkpoints", "metrics.jsonl", "samples"]
 
 
 def test_rollbacks_go_further_back_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from ganjax.data import Dataset
 from ganjax.evals.sampler import Sampler
 from ganjax.run.callbacks import Boundary, Every
 from ganjax.run.sample import write_samples
+from ganjax.runtime import processes
 from ganjax.runtime.logs import write_grid
 from ganjax.training.divergence import check_faults
 
@@ -61,9 +62,12 @@ class Grid(Every):
         return path
 
     def write_reals(self, seed: int) -> None:
-        """Writes `reals.png`: real images in the form of a grid, each of the class of the sample in its place."""
+        """Writes `reals.png`: real images in the form of a grid, each of the class of the sample in its place.
+
+        The main process writes it; points have none.
+        """
         dataset, labels = self._dataset, self._sampler.labels(self._samples)
-        if dataset.images.ndim != 4:
+        if dataset.images.ndim != 4 or not processes.is_main():
             return
         order = np.random.default_rng(seed).permutation(len(dataset))
         chosen = np.resize(order, self._samples)

@@ -81,8 +81,8 @@ def test_a_run_leaves_its_files(images: Path, unbroken: Path) -> None:
         assert ending["seconds"] > 0 and ending["images_per_second"] > 0
         assert ending["metrics"]["loss/gen"] == pytest.approx(logged(workdir)[-1]["loss/gen"], rel=1e-6)
     names = {path.name for path in (images / "samples").iterdir()}
-    grids = {f"step_{step:08d}{kind}.png" for step in (12, 24) for kind in ("", "_scales")}
-    assert names == grids
+    grids = {f"step_{step:08d}{kind}.png" for step in (0, 12, 24) for kind in ("", "_scales")}
+    assert names == {"reals.png", *grids}
     with Image.open(images / "samples" / "step_00000024.png") as grid:
         assert grid.width == grid.height > 2 * 64
 

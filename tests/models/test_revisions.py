@@ -30,8 +30,10 @@ def forget(config, keys):
         *groups, name = key.split(".")
         node = config
         for group in groups:
-            node = node[group]
+            parent, node = node, node[group]
         del node[name]
+        if not node:  # a group that is younger altogether
+            del parent[group]
     return config
 
 

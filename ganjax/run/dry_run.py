@@ -20,6 +20,7 @@ from ganjax.config.recipe import flatten, to_json
 from ganjax.models.layers import native, plain
 from ganjax.models.layers.equalized import EqualConv, EqualDense
 from ganjax.models.stylegan2 import ModulatedConv
+from ganjax.run.report.format import duration
 from ganjax.run.setup import Setup, prepare
 from ganjax.runtime.errors import UserError
 from ganjax.runtime.logs import Stages
@@ -215,7 +216,7 @@ def in_words(config: ConfigDict, setup: Setup, facts: dict[str, Any], *, everyth
         ("the run", f"{steps:,} steps, {steps * setup.build.images_per_step:,} images of the data"),
         (
             "time",
-            f"{_duration(steps * facts['flops_per_step'] / rate)} at the least: at the {rate / 1e9:,.0f} GFLOP/s of "
+            f"{duration(steps * facts['flops_per_step'] / rate)} at the least: at the {rate / 1e9:,.0f} GFLOP/s of "
             "large matrix products here",
         ),
         ("writes", f"about {kept / 1e6:,.0f} MB of checkpoints (the newest {config.checkpoint.keep})"),
@@ -258,13 +259,6 @@ def _classes(setup: Setup) -> str:
 def _devices(setup: Setup) -> str:
     count = len(setup.devices)
     return f"{count} {setup.devices[0].platform} device{'s' if count > 1 else ''}"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 120:
-        return f"{max(seconds, 0.1):.1f} s"
-    return f"{whole // 3600} h {whole // 60 % 60} min" if whole >= 7200 else f"{whole // 60} min"
 
 
 def aligned(sections: Mapping[str, Iterable[tuple[str, object]]]) -> str:

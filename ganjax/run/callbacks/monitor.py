@@ -113,6 +113,9 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
         x = to_float(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images / scale)
         return tuple(np.asarray(level) for level in jax.device_get(at_sides(x, build.sides)))
 
+    known = order[:REFERENCE_IMAGES]
+    features = real_features(dataset, known)
+    labels = np.asarray(dataset.labels[known]) if build.classes and dataset.labels is not None else None
     devices, similarity = setup.devices, similarity_scales(dataset)
     program = build.programs.get(
         ("probe", tuple(devices), similarity),
@@ -127,22 +130,10 @@ def make_probe(config: ConfigDict, setup: Setup) -> Probe:
         pyramid(dataset.images[chosen[:judged]], dataset.scale),
         None if dataset.labels is None else dataset.labels[chosen],
         None if heldout is None or drawn is None else pyramid(heldout.images[drawn], heldout.scale),
-        reference_of(dataset, order),
-        spreads_of(dataset, order) if build.classes else None,
+        Reference.of(features),
+        None if labels is None else class_spreads(features, labels),
         dataset.label_names,
     )
-
-
-def reference_of(dataset: Dataset, order: np.ndarray) -> Reference:
-    """Returns the reference that samples are compared with."""
-    return Reference.of(real_features(dataset, order[:REFERENCE_IMAGES]))
-
-
-def spreads_of(dataset: Dataset, order: np.ndarray) -> dict[int, float]:
-    """Returns the variety of the reals of each class."""
-    assert dataset.labels is not None
-    chosen = order[:REFERENCE_IMAGES]
-    return class_spreads(real_features(dataset, chosen), np.asarray(dataset.labels[chosen]))
 
 
 def real_features(dataset: Dataset, chosen: np.ndarray) -> np.ndarray:
